@@ -1,0 +1,200 @@
+//! How a command fails: the table of exit codes, and the one place that prints an error.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write as _};
+
+use engine::ErrorKind;
+
+use crate::format::escape;
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The command line is wrong.
+    Usage {
+        /// What is wrong with it.
+        message: String,
+        /// What to write instead.
+        hint: Option<String>,
+    },
+    /// The engine refused or failed.
+    Engine(engine::Error),
+    /// A file or stream of the caller failed.
+    Io {
+        /// What was being done.
+        doing: String,
+        /// The failure.
+        error: io::Error,
+    },
+}
+
+/// The result of a step of a command.
+pub(crate) type Outcome<T> = Result<T, Failure>;
+
+/// Which column of the table of exit codes a verb uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Verbs that run a process and hand on its code: failures of their own are 125 to 127.
+    Process,
+    /// All others: 1.
+    Plain,
+}
+
+impl Failure {
+    /// A wrong command line.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: None }
+    }
+
+    /// A wrong command line, and what to write instead.
+    pub(crate) fn usage_hint(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// `error` happened while `doing`.
+    pub(crate) fn io(doing: impl Into<String>, error: impl Into<io::Error>) -> Self {
+        Self::Io { doing: doing.into(), error: error.into() }
+    }
+
+    /// The exit code for a verb of `class`.
+    pub(crate) fn code(&self, class: Class) -> u8 {
+        match (self, class) {
+            (Self::Engine(error), _) => engine_code(error.kind(), class),
+            // Whoever reads our output went away: as if SIGPIPE had ended us.
+            (Self::Io { error, .. }, _) if error.kind() == io::ErrorKind::BrokenPipe => 141,
+            (Self::Usage { .. } | Self::Io { .. }, Class::Process) => 125,
+            (Self::Usage { .. } | Self::Io { .. }, Class::Plain) => 1,
+        }
+    }
+
+    /// Prints `Error:`, `Caused by:` and `Hint:` on standard error, once; a broken pipe says nothing.
+    pub(crate) fn report(&self) {
+        if let Self::Io { error, .. } = self
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return;
+        }
+        let stderr = io::stderr();
+        let colour = stderr.is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let text = self.render(colour);
+        // Standard error is the last resort: a failure to write there has nowhere to go.
+        let _ = stderr.lock().write_all(text.as_bytes());
+    }
+
+    /// The text of [`report`](Self::report).
+    pub(crate) fn render(&self, colour: bool) -> String {
+        let (message, causes, hint) = match self {
+            Self::Usage { message, hint } => (message.clone(), Vec::new(), hint.as_deref()),
+            Self::Engine(error) => (error.to_string(), causes(error), error.hint_text()),
+            Self::Io { doing, error } => (doing.clone(), vec![sentence(error)], None),
+        };
+        let paint = |label: &str, code: &str| if colour { format!("\x1b[{code}m{label}\x1b[0m") } else { label.into() };
+        let mut text = String::new();
+        let _ = writeln!(text, "{} {}", paint("Error:", "1;31"), escape::lines(&message));
+        for cause in causes {
+            let _ = writeln!(text, "{} {}", paint("Caused by:", "1"), escape::lines(&cause));
+        }
+        if let Some(hint) = hint {
+            let _ = writeln!(text, "{} {}", paint("Hint:", "1;36"), escape::lines(hint));
+        }
+        text
+    }
+}
+
+impl From<engine::Error> for Failure {
+    fn from(error: engine::Error) -> Self {
+        Self::Engine(error)
+    }
+}
+
+/// The table of exit codes: what the engine says, per class of verb.
+fn engine_code(kind: ErrorKind, class: Class) -> u8 {
+    match class {
+        Class::Plain => 1,
+        Class::Process => match kind {
+            ErrorKind::CommandNotFound => 127,
+            ErrorKind::CommandNotExecutable => 126,
+            ErrorKind::Invalid
+            | ErrorKind::NoSuchContainer
+            | ErrorKind::NoSuchImage
+            | ErrorKind::Conflict
+            | ErrorKind::Unsupported
+            | ErrorKind::Registry
+            | ErrorKind::BadImage
+            | ErrorKind::NoSpace
+            | ErrorKind::Damaged
+            | ErrorKind::System => 125,
+        },
+    }
+}
+
+/// The chain below an error, outermost first; a link that only repeats the one above is left out.
+fn causes(error: &dyn StdError) -> Vec<String> {
+    let mut seen = error.to_string();
+    let mut list = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        if !seen.contains(&text) {
+            list.push(text.clone());
+        }
+        seen = text;
+        next = cause.source();
+    }
+    list
+}
+
+/// std's sentence without its trailing number.
+fn sentence(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [ErrorKind; 12] = [
+        ErrorKind::Invalid,
+        ErrorKind::NoSuchContainer,
+        ErrorKind::NoSuchImage,
+        ErrorKind::Conflict,
+        ErrorKind::CommandNotFound,
+        ErrorKind::CommandNotExecutable,
+        ErrorKind::Unsupported,
+        ErrorKind::Registry,
+        ErrorKind::BadImage,
+        ErrorKind::NoSpace,
+        ErrorKind::Damaged,
+        ErrorKind::System,
+    ];
+
+    #[test]
+    fn codes_follow_the_table() {
+        for kind in KINDS {
+            let failure = Failure::from(engine::Error::new(kind, "x"));
+            assert_eq!(failure.code(Class::Plain), 1, "{kind:?}");
+            let expected = match kind {
+                ErrorKind::CommandNotFound => 127,
+                ErrorKind::CommandNotExecutable => 126,
+                _ => 125,
+            };
+            assert_eq!(failure.code(Class::Process), expected, "{kind:?}");
+        }
+        assert_eq!(Failure::usage("x").code(Class::Process), 125);
+        assert_eq!(Failure::usage("x").code(Class::Plain), 1);
+        let gone = Failure::io("write", io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!(gone.code(Class::Plain), 141);
+    }
+
+    #[test]
+    fn errors_are_told_once_with_cause_and_hint() {
+        let error = engine::Error::new(ErrorKind::NoSuchImage, "no such image: a\x1b[2Jb")
+            .because(io::Error::other("cause"))
+            .hint("lighter pull a");
+        let text = Failure::from(error).render(false);
+        assert_eq!(text, "Error: no such image: a\\x1b[2Jb\nCaused by: cause\nHint: lighter pull a\n");
+        assert!(Failure::usage("x").render(true).starts_with("\x1b[1;31mError:\x1b[0m x"));
+    }
+}

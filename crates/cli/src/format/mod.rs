@@ -1,0 +1,7 @@
+//! What people and scripts read: tables, templates, units, and the escaping of what is not ours.
+
+pub(crate) mod choice;
+pub(crate) mod escape;
+pub(crate) mod table;
+pub(crate) mod template;
+pub(crate) mod units;

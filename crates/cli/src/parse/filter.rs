@@ -1,0 +1,81 @@
+//! `--filter KEY=VALUE`.
+
+use engine::{ContainerFilter, ImageFilter};
+
+/// Adds one filter of `ps`.
+///
+/// # Errors
+/// An unknown key or a bad value.
+pub(crate) fn container(text: &str, filter: &mut ContainerFilter) -> Result<(), String> {
+    let (key, value) = super::pair(text)?;
+    match key.as_str() {
+        "id" => filter.id.push(value),
+        "name" => filter.name.push(value.trim_start_matches('/').to_owned()),
+        "label" => filter.label.push(value),
+        "ancestor" => filter.ancestor.push(value),
+        "before" => filter.before = Some(value),
+        "since" => filter.since = Some(value),
+        "exited" => filter.exited.push(value.parse().map_err(|_| format!("{value:?} is no exit code"))?),
+        "status" => match value.as_str() {
+            "created" | "running" | "paused" | "restarting" | "removing" | "exited" | "dead" => {
+                filter.status.push(value);
+            }
+            other => return Err(format!("{other:?} is no status")),
+        },
+        "health" | "network" | "volume" | "publish" | "expose" | "is-task" => {
+            return Err(format!("the filter {key:?} is not available yet"));
+        }
+        other => return Err(format!("there is no filter {other:?}")),
+    }
+    Ok(())
+}
+
+/// Adds one filter of `images`.
+///
+/// # Errors
+/// An unknown key or a bad value.
+pub(crate) fn image(text: &str, filter: &mut ImageFilter) -> Result<(), String> {
+    let (key, value) = super::pair(text)?;
+    match key.as_str() {
+        "reference" => filter.reference.push(value),
+        "label" => filter.label.push(value),
+        "before" => filter.before = Some(value),
+        "since" => filter.since = Some(value),
+        "dangling" => match value.as_str() {
+            "1" | "true" => filter.dangling = Some(true),
+            "0" | "false" => filter.dangling = Some(false),
+            other => return Err(format!("{other:?} is neither true nor false")),
+        },
+        "until" => return Err("the filter \"until\" is not available yet".into()),
+        other => return Err(format!("there is no filter {other:?}")),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_parse() {
+        let mut filter = ContainerFilter::default();
+        for text in ["name=/web", "name=db", "label=a=b", "status=exited", "exited=3", "id=ab", "ancestor=busybox"] {
+            container(text, &mut filter).expect(text);
+        }
+        assert_eq!(filter.name, ["web", "db"]);
+        assert_eq!(filter.label, ["a=b"]);
+        assert_eq!((filter.exited, filter.status), (vec![3], vec!["exited".to_owned()]));
+        let mut filter = ContainerFilter::default();
+        for bad in ["name", "bogus=1", "exited=x", "status=odd", "network=a", "=x"] {
+            assert!(container(bad, &mut filter).is_err(), "{bad}");
+        }
+        let mut filter = ImageFilter::default();
+        for text in ["reference=a*", "dangling=true", "label=x", "before=a", "since=b"] {
+            image(text, &mut filter).expect(text);
+        }
+        assert_eq!(filter.dangling, Some(true));
+        for bad in ["dangling=maybe", "until=1h", "bogus=1"] {
+            assert!(image(bad, &mut filter).is_err(), "{bad}");
+        }
+    }
+}

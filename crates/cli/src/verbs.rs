@@ -1,0 +1,335 @@
+//! The table of verbs.
+
+use engine::{Engine, Paths};
+
+use crate::commands::{attach, exec, images, inspect, lifecycle, logs, ps, pull, run, start, system, transfer};
+use crate::failure::{Class, Outcome};
+use crate::flags::{Flag, Verb, Words, container, later};
+
+/// What every verb may need.
+#[derive(Clone, Debug)]
+pub(crate) struct App {
+    /// Where the engine keeps its state.
+    pub(crate) paths: Paths,
+    /// When this process began, nanoseconds of CLOCK_MONOTONIC.
+    pub(crate) started: u64,
+}
+
+impl App {
+    /// The engine.
+    ///
+    /// # Errors
+    /// The caller is not root.
+    pub(crate) fn engine(&self) -> Outcome<Engine> {
+        Ok(Engine::open(self.paths.clone())?)
+    }
+}
+
+/// Verbs below a first word.
+pub(crate) struct Group {
+    /// The first word.
+    pub(crate) name: &'static str,
+    /// One line of help.
+    pub(crate) about: &'static str,
+    /// Second words and the verbs they stand for.
+    pub(crate) words: &'static [(&'static str, &'static str)],
+}
+
+/// The groups.
+pub(crate) const GROUPS: &[Group] = &[
+    Group {
+        name: "container",
+        about: "Manage containers",
+        words: &[
+            ("attach", "attach"),
+            ("create", "create"),
+            ("exec", "exec"),
+            ("inspect", "container inspect"),
+            ("kill", "kill"),
+            ("list", "ps"),
+            ("logs", "logs"),
+            ("ls", "ps"),
+            ("pause", "pause"),
+            ("ps", "ps"),
+            ("remove", "rm"),
+            ("restart", "restart"),
+            ("rm", "rm"),
+            ("run", "run"),
+            ("start", "start"),
+            ("stop", "stop"),
+            ("unpause", "unpause"),
+            ("wait", "wait"),
+        ],
+    },
+    Group {
+        name: "image",
+        about: "Manage images",
+        words: &[
+            ("import", "import"),
+            ("inspect", "image inspect"),
+            ("list", "images"),
+            ("load", "load"),
+            ("ls", "images"),
+            ("pull", "pull"),
+            ("remove", "rmi"),
+            ("rm", "rmi"),
+            ("tag", "tag"),
+        ],
+    },
+    Group { name: "system", about: "Look at the engine", words: &[("info", "info")] },
+];
+
+const FORMAT: Flag = Flag::one("format", "TEMPLATE", "json, table, or a Go template").short('f');
+const FORMAT_LONG: Flag = Flag::one("format", "TEMPLATE", "json, table, or a Go template");
+const KEYS: Flag = Flag::one("detach-keys", "KEYS", "Keys that detach from a terminal, as ctrl-p,ctrl-q");
+const SIG_PROXY: Flag = Flag::switch("sig-proxy", "Forward signals to the process (on unless =false)");
+const PLATFORM: Flag = Flag::one("platform", "OS/ARCH", "Platform of the image");
+const NO_TRUNC: Flag = Flag::switch("no-trunc", "Do not shorten anything");
+const STOP: &[Flag] = &[
+    Flag::one("signal", "SIGNAL", "Signal to send first").short('s'),
+    Flag::one("timeout", "SECONDS", "Time until SIGKILL, -1 for ever").short('t').alias(&["time"]),
+];
+const CONTAINERS: Words = Words::new("CONTAINER [CONTAINER...]", 1, None);
+const INSPECT_OBJECT: &[Flag] = &[FORMAT, Flag::switch("size", "Measure the container's disk space").short('s')];
+
+/// A verb that is listed and whose failures are 1.
+const fn plain(
+    name: &'static str,
+    about: &'static str,
+    words: Words,
+    flags: &'static [&'static [Flag]],
+    parse: fn(&crate::flags::Args) -> Outcome<crate::flags::Job>,
+) -> Verb {
+    Verb { name, about, flags, words, class: Class::Plain, hidden: false, parse }
+}
+
+/// A verb that runs a process and hands on its code.
+const fn process(
+    name: &'static str,
+    about: &'static str,
+    words: Words,
+    flags: &'static [&'static [Flag]],
+    parse: fn(&crate::flags::Args) -> Outcome<crate::flags::Job>,
+) -> Verb {
+    Verb { name, about, flags, words, class: Class::Process, hidden: false, parse }
+}
+
+const fn hidden(mut verb: Verb) -> Verb {
+    verb.hidden = true;
+    verb
+}
+
+/// All verbs, in the order of the help.
+pub(crate) const VERBS: &[Verb] = &[
+    process(
+        "run",
+        "Make a container from an image and run a command in it",
+        Words::command("IMAGE [COMMAND] [ARG...]", 1),
+        &[container::CONTAINER, container::RUN, container::CONTAINER_LATER],
+        run::parse_run,
+    ),
+    process(
+        "create",
+        "Make a container without starting it",
+        Words::command("IMAGE [COMMAND] [ARG...]", 1),
+        &[container::CONTAINER, container::CONTAINER_LATER],
+        run::parse_create,
+    ),
+    process(
+        "start",
+        "Start containers",
+        CONTAINERS,
+        &[&[
+            Flag::switch("attach", "Show the output, forward signals, and hand on the exit code").short('a'),
+            Flag::switch("interactive", "Attach standard input too").short('i'),
+            KEYS,
+            SIG_PROXY,
+            Flag::later("checkpoint", true, later::CHECKPOINTS),
+            Flag::later("checkpoint-dir", true, later::CHECKPOINTS),
+        ]],
+        start::parse,
+    ),
+    process(
+        "exec",
+        "Run a command in a running container",
+        Words::command("CONTAINER COMMAND [ARG...]", 2),
+        &[&[
+            Flag::switch("detach", "Leave it running in the background").short('d'),
+            KEYS,
+            Flag::many("env", "NAME[=VALUE]", "Set a variable; without a value, take the caller's").short('e'),
+            Flag::many("env-file", "FILE", "Read variables from a file"),
+            Flag::switch("interactive", "Keep standard input open").short('i'),
+            Flag::switch("privileged", "All capabilities"),
+            Flag::switch("tty", "Give it a terminal").short('t'),
+            Flag::one("user", "USER[:GROUP]", "User and group, by name or number").short('u'),
+            Flag::one("workdir", "PATH", "Working directory").short('w'),
+        ]],
+        exec::parse,
+    ),
+    process(
+        "attach",
+        "Connect to the streams of a running container",
+        Words::new("CONTAINER", 1, Some(1)),
+        &[&[KEYS, Flag::switch("no-stdin", "Do not attach standard input"), SIG_PROXY]],
+        attach::parse,
+    ),
+    plain(
+        "ps",
+        "List containers",
+        Words::new("", 0, Some(0)),
+        &[&[
+            Flag::switch("all", "Stopped ones too").short('a'),
+            Flag::many("filter", "KEY=VALUE", "Only those that match").short('f'),
+            FORMAT_LONG,
+            Flag::one("last", "NUMBER", "Only the newest so many, all states").short('n'),
+            Flag::switch("latest", "Only the newest, all states").short('l'),
+            NO_TRUNC,
+            Flag::switch("quiet", "Only ids").short('q'),
+            Flag::switch("size", "Show disk space").short('s'),
+        ]],
+        ps::parse,
+    ),
+    plain(
+        "logs",
+        "Show what a container has written",
+        Words::new("CONTAINER", 1, Some(1)),
+        &[&[
+            Flag::switch("details", "Show labels and variables named by the log options"),
+            Flag::switch("follow", "Go on until the container stops").short('f'),
+            Flag::one("since", "TIME", "From this moment on: RFC 3339, seconds since 1970, or 10m"),
+            Flag::one("tail", "LINES", "Only the last so many lines, or all").short('n'),
+            Flag::switch("timestamps", "Show when each line was written").short('t'),
+            Flag::one("until", "TIME", "Before this moment"),
+        ]],
+        logs::parse,
+    ),
+    plain("stop", "Stop containers", CONTAINERS, &[STOP], lifecycle::parse_stop),
+    plain(
+        "kill",
+        "Send a signal to containers",
+        CONTAINERS,
+        &[&[Flag::one("signal", "SIGNAL", "Signal to send (KILL)").short('s')]],
+        lifecycle::parse_kill,
+    ),
+    plain("restart", "Stop and start containers", CONTAINERS, &[STOP], lifecycle::parse_restart),
+    plain("pause", "Freeze containers", CONTAINERS, &[], lifecycle::parse_pause),
+    plain("unpause", "Thaw containers", CONTAINERS, &[], lifecycle::parse_unpause),
+    plain("wait", "Wait until containers end and print their exit codes", CONTAINERS, &[], lifecycle::parse_wait),
+    plain(
+        "rm",
+        "Remove containers",
+        CONTAINERS,
+        &[&[
+            Flag::switch("force", "Kill it when it runs").short('f'),
+            Flag::switch("volumes", "Remove its anonymous volumes").short('v'),
+            Flag::later("link", false, later::NETWORKS).short('l'),
+        ]],
+        lifecycle::parse_rm,
+    ),
+    plain(
+        "inspect",
+        "Show everything about containers and images",
+        Words::new("NAME|ID [NAME|ID...]", 1, None),
+        &[INSPECT_OBJECT, &[Flag::one("type", "TYPE", "container or image")]],
+        inspect::parse,
+    ),
+    hidden(plain(
+        "container inspect",
+        "Show everything about containers",
+        CONTAINERS,
+        &[INSPECT_OBJECT],
+        inspect::parse_container,
+    )),
+    hidden(plain(
+        "image inspect",
+        "Show everything about images",
+        Words::new("IMAGE [IMAGE...]", 1, None),
+        &[&[FORMAT, Flag::later("platform", true, later::REGISTRY)]],
+        inspect::parse_image,
+    )),
+    plain(
+        "images",
+        "List images",
+        Words::new("[REPOSITORY[:TAG]]", 0, Some(1)),
+        &[&[
+            Flag::switch("all", "Untagged ones too").short('a'),
+            Flag::switch("digests", "Show digests"),
+            Flag::many("filter", "KEY=VALUE", "Only those that match").short('f'),
+            FORMAT_LONG,
+            NO_TRUNC,
+            Flag::switch("quiet", "Only ids").short('q'),
+            Flag::later("tree", false, later::REGISTRY),
+        ]],
+        images::parse_list,
+    ),
+    plain(
+        "pull",
+        "Fetch an image from a registry",
+        Words::new("NAME[:TAG|@DIGEST]", 1, Some(1)),
+        &[&[
+            Flag::switch("insecure", "Allow plain HTTP to the registry"),
+            PLATFORM,
+            Flag::switch("quiet", "Only the image's name").short('q'),
+            Flag::later("all-tags", false, later::REGISTRY).short('a'),
+            Flag::later("disable-content-trust", false, later::REGISTRY),
+        ]],
+        pull::parse,
+    ),
+    plain(
+        "load",
+        "Load images from an archive",
+        Words::new("", 0, Some(0)),
+        &[&[
+            Flag::one("input", "FILE", "Read this file instead of standard input").short('i'),
+            PLATFORM,
+            Flag::switch("quiet", "Do not show progress").short('q'),
+        ]],
+        transfer::parse_load,
+    ),
+    plain(
+        "import",
+        "Make an image from an archive of a root file system",
+        Words::new("FILE|- [REPOSITORY[:TAG]]", 1, Some(2)),
+        &[&[
+            Flag::many("change", "INSTRUCTION", "Apply a Dockerfile instruction").short('c'),
+            Flag::one("message", "TEXT", "Note it in the image's history").short('m'),
+            PLATFORM,
+        ]],
+        transfer::parse_import,
+    ),
+    plain("tag", "Give an image another name", Words::new("IMAGE NAME[:TAG]", 2, Some(2)), &[], images::parse_tag),
+    plain(
+        "rmi",
+        "Remove images",
+        Words::new("IMAGE [IMAGE...]", 1, None),
+        &[&[
+            Flag::switch("force", "Even if it has several names or stopped containers").short('f'),
+            Flag::switch("no-prune", "Keep untagged parents"),
+            Flag::later("platform", true, later::REGISTRY),
+        ]],
+        images::parse_remove,
+    ),
+    plain("info", "Show the engine and its host", Words::new("", 0, Some(0)), &[&[FORMAT]], system::parse_info),
+    plain("version", "Show versions", Words::new("", 0, Some(0)), &[&[FORMAT]], system::parse_version),
+    hidden(plain(
+        "reap",
+        "Release what an exited container held",
+        Words::new("ID", 1, Some(1)),
+        &[],
+        lifecycle::parse_reap,
+    )),
+];
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Command lines of tests.
+
+    use super::VERBS;
+    use crate::flags::Args;
+
+    /// The parsed flags of a verb.
+    pub(crate) fn args(verb: &str, words: &[&str]) -> Args {
+        let verb = VERBS.iter().find(|known| known.name == verb).expect("a verb");
+        Args::for_test(verb, words)
+    }
+}

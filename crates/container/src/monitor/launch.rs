@@ -1,0 +1,129 @@
+//! The runtime's container as the monitor's process.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use oci::runtime::NamespaceKind;
+use runtime::{Created, ErrorKind, Identity, Launch, Rootfs, Stdio};
+
+use super::process::{ChildStdio, Process};
+use crate::error::chain;
+use crate::protocol::{Failure, FailureKind};
+use crate::request::{RootfsRequest, StartRequest};
+
+/// How long a freeze may take before it is undone and reported.
+const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+/// How long killed processes may take to be gone at the end of a container.
+const SWEEP_LIMIT: Duration = Duration::from_secs(2);
+
+/// A container of the runtime.
+#[derive(Debug)]
+pub(crate) struct Container {
+    created: Created,
+    /// Whether the end of the first process leaves others: without a pid namespace of its own, or in one it shares.
+    leaves_others: bool,
+}
+
+/// Makes the container that `request` describes.
+///
+/// # Errors
+/// What the runtime reports, with the exit code a user expects.
+pub(crate) fn launch(request: &StartRequest, stdio: ChildStdio) -> Result<Container, Failure> {
+    let launch = Launch {
+        id: request.id.as_str(),
+        spec: &request.spec,
+        rootfs: rootfs(&request.rootfs),
+        stdio: match stdio {
+            ChildStdio::Fds { stdin, stdout, stderr } => Stdio::Fds { stdin, stdout, stderr },
+            ChildStdio::Terminal { size } => Stdio::Terminal { size },
+        },
+        preserve: Vec::new(),
+        identity: Identity::Lookup { user: request.user.clone(), groups: request.groups.clone() },
+        init: request.init,
+        make_cwd: true,
+        die_with_caller: true,
+        seccomp_cache: request.seccomp_cache.clone(),
+    };
+    let created = runtime::create(launch).map_err(|error| failure(&error))?;
+    let namespaces = request.spec.linux.as_ref().map(|linux| &linux.namespaces[..]).unwrap_or_default();
+    let own_pids = namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none());
+    Ok(Container { created, leaves_others: !own_pids })
+}
+
+fn rootfs(request: &RootfsRequest) -> Rootfs {
+    match request {
+        RootfsRequest::Directory(path) => Rootfs::Directory(path.clone()),
+        RootfsRequest::Overlay { layers_dir, lowers, writable_dir, volatile } => Rootfs::Overlay {
+            layers_dir: layers_dir.clone(),
+            lowers: lowers.clone(),
+            writable_dir: writable_dir.clone(),
+            volatile: *volatile,
+        },
+    }
+}
+
+fn failure(error: &runtime::Error) -> Failure {
+    // The codes of docker(1) "Exit status": 127 not found, 126 cannot be invoked, 125 everything else.
+    let (kind, code) = match error.kind() {
+        ErrorKind::Config => (FailureKind::Config, 125),
+        ErrorKind::CommandNotFound => (FailureKind::CommandNotFound, 127),
+        ErrorKind::CommandNotExecutable => (FailureKind::CommandNotExecutable, 126),
+        ErrorKind::UnknownUser => (FailureKind::UnknownUser, 125),
+        ErrorKind::Limit => (FailureKind::Limit, 125),
+        ErrorKind::Unsupported => (FailureKind::Unsupported, 125),
+        ErrorKind::System => (FailureKind::System, 125),
+    };
+    Failure { code, kind, chain: chain(error) }
+}
+
+impl Process for Container {
+    fn pid(&self) -> u32 {
+        self.created.pid
+    }
+
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        self.created.pidfd.as_fd()
+    }
+
+    fn take_terminal(&mut self) -> Option<OwnedFd> {
+        self.created.terminal.take()
+    }
+
+    fn start(&mut self) -> Result<(), Failure> {
+        self.created.start().map_err(|error| failure(&error))
+    }
+
+    fn freeze(&mut self) -> Result<(), String> {
+        self.created.cgroup.freeze(FREEZE_LIMIT).map_err(|error| sentence(&error))
+    }
+
+    fn thaw(&mut self) -> Result<(), String> {
+        self.created.cgroup.thaw().map_err(|error| sentence(&error))
+    }
+
+    fn kill_all(&mut self) -> Result<(), String> {
+        // Without patience every process is killed once and "processes remain" is no failure.
+        match self.created.cgroup.kill_all(Duration::ZERO) {
+            Err(runtime::cgroup::Error::TimedOut { .. }) => Ok(()),
+            other => other.map_err(|error| sentence(&error)),
+        }
+    }
+
+    fn oom_kills(&mut self) -> u64 {
+        self.created.cgroup.oom_kills().unwrap_or(0)
+    }
+
+    fn remove(&mut self) -> Result<(), String> {
+        // The kernel ends a pid namespace with its first process, before that one's end can be seen.
+        let swept = if self.leaves_others { self.created.cgroup.kill_all(SWEEP_LIMIT) } else { Ok(()) };
+        let removed = self.created.cgroup.remove().or_else(|_| {
+            self.created.cgroup.kill_all(SWEEP_LIMIT)?;
+            self.created.cgroup.remove()
+        });
+        swept.and(removed).map_err(|error| sentence(&error))
+    }
+}
+
+fn sentence(error: &runtime::cgroup::Error) -> String {
+    chain(error).join(": ")
+}

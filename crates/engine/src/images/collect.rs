@@ -1,0 +1,75 @@
+//! Garbage: what no image and no container needs any more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use container::ContainerDir;
+use image::ImageStore;
+use oci::Digest;
+
+use super::Users;
+use crate::{Engine, ErrorKind, Result};
+
+impl Engine {
+    /// Which containers are made from which image.
+    pub(crate) fn users(&self) -> Result<BTreeMap<Digest, Users>> {
+        let mut users: BTreeMap<Digest, Users> = BTreeMap::new();
+        for id in ContainerDir::list(&self.paths.containers())? {
+            let Ok(dir) = self.container_dir(&id) else { continue };
+            let Some(image) = dir.config().ok().and_then(|config| config.image) else { continue };
+            let entry = users.entry(image.id).or_default();
+            entry.count += 1;
+            entry.any = id.short().to_owned();
+            if dir.observe().is_ok_and(|observed| container::dir::is_active(observed.state())) {
+                entry.running = Some(id.short().to_owned());
+            }
+        }
+        Ok(users)
+    }
+
+    /// Removes blobs and layers that nothing marks, and empties the trash. Does nothing while anything is being made: the
+    /// next collection comes with the next removal.
+    pub(crate) fn collect(&self) -> Result<()> {
+        let Some(_exclusive) = self.try_exclusive()? else { return Ok(()) };
+        let content = self.content_store()?;
+        let Some(held) = content.try_exclusive()? else { return Ok(()) };
+        let store = ImageStore::open(&self.paths.images(), Arc::clone(&content))?;
+        // A damaged record may name anything, so nothing is removed until it is gone.
+        let marked = match store.mark() {
+            Err(image::Error::DamagedRecord { .. }) => return Ok(()),
+            marked => marked?,
+        };
+        let Some(chains) = self.chains_of_containers()? else { return Ok(()) };
+        for (blob, _) in content.list()? {
+            if !marked.blobs.contains(&blob) {
+                content.remove(&blob, &held)?;
+            }
+        }
+        let layers = self.layers()?;
+        for layer in layers.list()? {
+            if !marked.chains.contains(&layer) && !chains.contains(&layer) {
+                layers.remove(&layer)?;
+            }
+        }
+        layers.sweep()?;
+        layers.empty_trash()?;
+        Ok(())
+    }
+
+    /// Layers that containers stand on; `None` when one of them cannot say.
+    fn chains_of_containers(&self) -> Result<Option<BTreeSet<Digest>>> {
+        let mut chains = BTreeSet::new();
+        for id in ContainerDir::list(&self.paths.containers())? {
+            let dir = match self.container_dir(&id) {
+                Err(error) if error.kind() == ErrorKind::NoSuchContainer => continue,
+                dir => dir?,
+            };
+            match dir.config() {
+                Ok(config) => chains.extend(config.image.into_iter().flat_map(|image| image.chain)),
+                Err(container::Error::Damaged { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(Some(chains))
+    }
+}

@@ -1,0 +1,168 @@
+//! Images: the verbs, and the seam between the registry client, the archives and the layer store.
+
+mod collect;
+mod filter;
+mod inbound;
+mod sink;
+mod types;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use image::{ContentStore, ImageRecord, ImageStore};
+use oci::image::ImageConfig;
+use oci::{Digest, Reference};
+
+pub use types::{ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, PullOptions, Removed};
+
+use crate::{Engine, Error, ErrorKind, Result};
+
+/// Most bytes of an image's configuration document.
+const CONFIG_LIMIT: u64 = 8 << 20;
+
+/// What a table shows where there is no name.
+const NONE: &str = "<none>";
+
+impl Engine {
+    pub(crate) fn content_store(&self) -> Result<Arc<ContentStore>> {
+        crate::containers::make_dirs(&self.paths.root)?;
+        Ok(Arc::new(ContentStore::open(&self.paths.content())?))
+    }
+
+    pub(crate) fn image_store(&self) -> Result<ImageStore> {
+        Ok(ImageStore::open(&self.paths.images(), self.content_store()?)?)
+    }
+
+    /// The images a filter lets through, newest first: one entry for each name.
+    ///
+    /// # Errors
+    /// A directory that cannot be read; a filter that names no image.
+    pub fn images(&self, filter: &ImageFilter) -> Result<Vec<ImageSummary>> {
+        let store = self.image_store()?;
+        let created_of = |said: &Option<String>| -> Result<Option<String>> {
+            match said {
+                None => Ok(None),
+                Some(said) => Ok(Some(store.resolve(said)?.created.unwrap_or_default())),
+            }
+        };
+        let (before, since) = (created_of(&filter.before)?, created_of(&filter.since)?);
+        let users = self.users()?;
+        let mut found = Vec::new();
+        for record in store.list()?.records {
+            let summary = self.summary_of(&record, &users)?;
+            let in_time = before.as_ref().is_none_or(|before| summary.created < *before)
+                && since.as_ref().is_none_or(|since| summary.created > *since);
+            if in_time && filter::admits(filter, &record, &summary) {
+                found.push(summary);
+            }
+        }
+        found.sort_by(|a, b| b.created.cmp(&a.created).then_with(|| a.reference.cmp(&b.reference)));
+        Ok(found)
+    }
+
+    pub(crate) fn summary_of(&self, record: &ImageRecord, users: &BTreeMap<Digest, Users>) -> Result<ImageSummary> {
+        let reference = record.reference.as_ref();
+        let mut size: u64 = 0;
+        for layer in record.chain() {
+            // A layer that is damaged or gone is said where it is needed, not in a list.
+            size = size.saturating_add(self.layers()?.usage(layer).map_or(0, |usage| usage.bytes));
+        }
+        Ok(ImageSummary {
+            id: record.id().clone(),
+            reference: reference.map(Reference::familiar),
+            repository: reference.map_or_else(|| NONE.to_owned(), Reference::familiar_name),
+            tag: reference.and_then(Reference::tag).unwrap_or(NONE).to_owned(),
+            digest: record.target.digest.clone(),
+            created: record.created.clone().unwrap_or_default(),
+            size,
+            labels: record.config.labels.clone(),
+            platform: record.platform.to_string(),
+            containers: users.get(record.id()).map_or(0, |users| users.count),
+            changed: false,
+        })
+    }
+
+    /// Gives the image `source` one more name.
+    ///
+    /// # Errors
+    /// No such image; a name that is none.
+    pub fn tag(&self, source: &str, target: &str) -> Result<()> {
+        let reference: Reference = target.parse()?;
+        if reference.digest().is_some() {
+            return Err(Error::new(ErrorKind::Invalid, "refusing to create a tag with a digest reference"));
+        }
+        let _lease = self.lease()?;
+        let store = self.image_store()?;
+        let record = store.resolve(source)?;
+        Ok(store.tag(&record, &reference)?)
+    }
+
+    /// Removes a name, and the image with its last one. With `no_prune` its layers stay until the next collection.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchImage`]; [`ErrorKind::Conflict`] when containers need it, in docker's words.
+    pub fn remove_image(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<Removed>> {
+        let users = self.users()?;
+        let store = self.image_store()?;
+        let removed = store.remove(name, force, &|id| match users.get(id) {
+            None => image::store::Use::Unused,
+            Some(Users { running: Some(container), .. }) => image::store::Use::Running(container.clone()),
+            Some(users) => image::store::Use::Stopped(users.any.clone()),
+        })?;
+        if !no_prune {
+            self.collect()?;
+        }
+        Ok(removed
+            .into_iter()
+            .map(|removed| match removed {
+                image::store::Removed::Untagged(name) => Removed::Untagged(name),
+                image::store::Removed::Deleted(id) => Removed::Deleted(id.to_string()),
+            })
+            .collect())
+    }
+
+    /// Everything about an image.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchImage`]; a configuration that is gone or damaged.
+    pub fn inspect_image(&self, name: &str) -> Result<ImageDetails> {
+        let content = self.content_store()?;
+        let store = ImageStore::open(&self.paths.images(), Arc::clone(&content))?;
+        let record = store.resolve(name)?;
+        let bytes = content.read(&record.config_blob.digest, CONFIG_LIMIT)?;
+        let config = ImageConfig::from_json(&bytes).map_err(|error| {
+            Error::new(ErrorKind::BadImage, format!("the configuration of {name} is damaged")).because(error)
+        })?;
+        let names = store.names_of(record.id())?;
+        let digest = record.id();
+        let mut repo_digests: Vec<String> =
+            names.iter().map(|name| format!("{}@{digest}", name.familiar_name())).collect();
+        repo_digests.sort();
+        repo_digests.dedup();
+        let summary = self.summary_of(&record, &BTreeMap::new())?;
+        Ok(ImageDetails {
+            id: digest.clone(),
+            repo_tags: names.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect(),
+            repo_digests,
+            manifest: record.manifest.digest.clone(),
+            media_type: record.target.media_type.clone(),
+            target_size: record.target.size,
+            config,
+            size: summary.size,
+        })
+    }
+}
+
+/// Who uses an image.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Users {
+    /// Containers made from it.
+    pub(crate) count: usize,
+    /// Short id of a running one.
+    pub(crate) running: Option<String>,
+    /// Short id of any.
+    pub(crate) any: String,
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,107 @@
+//! What the verbs on images take and give.
+
+use oci::Digest;
+use oci::image::ImageConfig;
+
+/// How to pull.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullOptions {
+    /// `OS/ARCH[/VARIANT]`; the host's when absent.
+    pub platform: Option<String>,
+    /// Whether plain HTTP is allowed to a registry that is not on this machine.
+    pub insecure: bool,
+}
+
+/// How to import.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// `-c`: Dockerfile instructions.
+    pub changes: Vec<String>,
+    /// `-m`.
+    pub message: Option<String>,
+    /// `OS/ARCH[/VARIANT]`; the host's when absent.
+    pub platform: Option<String>,
+    /// Name of the new image; it stays untagged when absent.
+    pub reference: Option<String>,
+}
+
+/// What `load` brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// Familiar name; `None` for an image without one.
+    pub reference: Option<String>,
+    /// Image id.
+    pub id: Digest,
+}
+
+/// Which images to list. Values of one key are alternatives; keys (and labels) must all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageFilter {
+    /// Patterns of names (`repo`, `repo:tag`, `*` within a component).
+    pub reference: Vec<String>,
+    /// Only untagged ones, or only tagged ones.
+    pub dangling: Option<bool>,
+    /// `KEY` or `KEY=VALUE`.
+    pub label: Vec<String>,
+    /// Only those made before this image.
+    pub before: Option<String>,
+    /// Only those made after this image.
+    pub since: Option<String>,
+}
+
+/// One line of `images`: one name of one image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// Image id.
+    pub id: Digest,
+    /// Familiar name with tag or digest; `None` when untagged.
+    pub reference: Option<String>,
+    /// Familiar repository; `<none>` when untagged.
+    pub repository: String,
+    /// Tag; `<none>` when untagged.
+    pub tag: String,
+    /// Digest of what the name stands for.
+    pub digest: Digest,
+    /// RFC 3339; empty when the image does not say.
+    pub created: String,
+    /// Bytes of its unpacked layers.
+    pub size: u64,
+    /// Labels of its configuration.
+    pub labels: std::collections::BTreeMap<String, String>,
+    /// `OS/ARCH[/VARIANT]`.
+    pub platform: String,
+    /// How many containers are made from it.
+    pub containers: usize,
+    /// Whether an existing image was replaced or newly fetched (`pull`), as opposed to already up to date.
+    pub changed: bool,
+}
+
+/// Everything about one image.
+#[derive(Clone, Debug)]
+pub struct ImageDetails {
+    /// Image id.
+    pub id: Digest,
+    /// Familiar names with tags.
+    pub repo_tags: Vec<String>,
+    /// Familiar names with digests.
+    pub repo_digests: Vec<String>,
+    /// Digest of the manifest chosen for this platform.
+    pub manifest: Digest,
+    /// Media type of what the name stands for.
+    pub media_type: String,
+    /// Bytes of what the name stands for.
+    pub target_size: u64,
+    /// The image's own configuration document.
+    pub config: ImageConfig,
+    /// Bytes of its unpacked layers.
+    pub size: u64,
+}
+
+/// What `rmi` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Removed {
+    /// A name is gone.
+    Untagged(String),
+    /// An image or a layer is gone.
+    Deleted(String),
+}

@@ -1,0 +1,255 @@
+//! The seam between images and whoever unpacks their layers.
+//!
+//! A layer comes as a stream of tar, decompressed on a thread of its own, so that inflating and hashing overlap with
+//! the sink's writing. The sink reads it and calls [`LayerStream::verify`]; once all layers of the image are there it
+//! makes them visible.
+
+use std::io::{self, Read};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+
+use oci::Digest;
+use oci::digest::Algorithm;
+
+use crate::content::Hasher;
+use crate::record::LayerRecord;
+use crate::{BoxError, Error, Result};
+
+/// Bytes handed from the decoder to the sink at a time.
+const CHUNK: usize = 256 << 10;
+/// Chunks that may wait for the sink.
+const CHUNKS_AHEAD: usize = 8;
+
+/// Takes layers. Called from several threads at once, for different layers, in any order.
+pub trait LayerSink: Sync {
+    /// Whether the layer is complete already.
+    fn contains(&self, chain_id: &Digest) -> bool;
+
+    /// Unpacks one layer, and calls [`LayerStream::verify`] before anybody can see it.
+    ///
+    /// # Errors
+    /// Whatever went wrong; nothing may be visible then.
+    fn unpack(&self, job: LayerJob<'_>) -> Result<(), BoxError>;
+
+    /// Makes the layers of one image durable and visible under their ChainIDs. `chain` is all of them, bottom first;
+    /// each was unpacked or is contained. Called once an image, so that one synchronisation of the disk serves all of
+    /// its layers.
+    ///
+    /// # Errors
+    /// Whatever went wrong; the image does not come in then.
+    fn commit(&self, chain: &[Digest]) -> Result<(), BoxError>;
+}
+
+/// One layer to unpack.
+#[derive(Debug)]
+pub struct LayerJob<'a> {
+    /// Digest of the uncompressed layer.
+    pub diff_id: &'a Digest,
+    /// Name of the layer together with all below it.
+    pub chain_id: &'a Digest,
+    /// ChainIDs of the layers below, bottom first. They may not be unpacked yet.
+    pub parents: &'a [Digest],
+    /// The layer's content.
+    pub tar: &'a mut LayerStream,
+}
+
+/// What is happening to a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It is being fetched, and unpacked meanwhile.
+    Downloading,
+    /// It is being unpacked from the content store.
+    Extracting,
+    /// It was here already.
+    Exists,
+    /// It is complete.
+    Done,
+}
+
+/// Hears how far work is. Called from several threads, and often: implementations return at once.
+pub trait Progress: Sync {
+    /// An image consists of these layers, bottom first; nothing has happened to them yet.
+    fn begin(&self, layers: &[LayerRecord]);
+
+    /// The layer with blob `layer` is in `phase`, `current` of `total` compressed bytes through.
+    fn layer(&self, layer: &Digest, phase: Phase, current: u64, total: u64);
+}
+
+/// Progress nobody listens to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn begin(&self, _layers: &[LayerRecord]) {}
+
+    fn layer(&self, _layer: &Digest, _phase: Phase, _current: u64, _total: u64) {}
+}
+
+/// A layer's uncompressed tar.
+#[derive(Debug)]
+pub struct LayerStream {
+    chunks: Receiver<Message>,
+    spent: Sender<Vec<u8>>,
+    current: Vec<u8>,
+    position: usize,
+    end: Option<Result<()>>,
+}
+
+enum Message {
+    Chunk(Vec<u8>),
+    /// The last message: whether the whole layer was what it should be.
+    End(Result<()>),
+}
+
+impl LayerStream {
+    /// Reads the rest of the stream and says whether the layer was what its image says: DiffID, digest and size.
+    ///
+    /// # Errors
+    /// [`Error::Digest`], [`Error::Size`], [`Error::Codec`], or what went wrong below. The error is given once;
+    /// later calls say [`Error::Cancelled`].
+    pub fn verify(&mut self) -> Result<()> {
+        while self.end.is_none() {
+            self.advance();
+        }
+        match &mut self.end {
+            Some(Ok(())) => Ok(()),
+            Some(end) => std::mem::replace(end, Err(Error::Cancelled)),
+            None => Err(Error::Cancelled),
+        }
+    }
+
+    /// How the stream ended, when it did: `Ok` only when it was read to its end and was right.
+    pub(crate) fn outcome(&mut self) -> Option<Result<()>> {
+        self.end.take()
+    }
+
+    fn advance(&mut self) {
+        let spent = std::mem::take(&mut self.current);
+        if spent.capacity() > 0 {
+            // The decoder may be gone already; then nobody needs the buffer.
+            let _ = self.spent.send(spent);
+        }
+        self.position = 0;
+        match self.chunks.recv() {
+            Ok(Message::Chunk(chunk)) => self.current = chunk,
+            Ok(Message::End(end)) => self.end = Some(end),
+            Err(_) => self.end = Some(Err(Error::Cancelled)),
+        }
+    }
+}
+
+impl Read for LayerStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        while self.position == self.current.len() {
+            match &self.end {
+                None => self.advance(),
+                Some(Ok(())) => return Ok(0),
+                Some(Err(error)) => return Err(io::Error::other(error.to_string())),
+            }
+        }
+        let n = buf.len().min(self.current.len() - self.position);
+        buf[..n].copy_from_slice(&self.current[self.position..self.position + n]);
+        self.position += n;
+        Ok(n)
+    }
+}
+
+/// The decoder's end of a [`LayerStream`].
+pub(crate) struct Feed {
+    chunks: SyncSender<Message>,
+    spent: Receiver<Vec<u8>>,
+}
+
+/// A stream and the feed that fills it.
+pub(crate) fn layer_stream() -> (Feed, LayerStream) {
+    let (chunks, receiver) = sync_channel(CHUNKS_AHEAD);
+    let (sender, spent) = channel();
+    let stream = LayerStream { chunks: receiver, spent: sender, current: Vec::new(), position: 0, end: None };
+    (Feed { chunks, spent }, stream)
+}
+
+impl Feed {
+    /// Sends all of `reader` and returns its digest by `algorithm`.
+    ///
+    /// # Errors
+    /// Those of reading; [`Error::Cancelled`] when nobody listens any more.
+    pub(crate) fn send_all(&self, reader: &mut dyn Read, algorithm: Algorithm, what: &str) -> Result<Digest> {
+        let mut hasher = Hasher::new(algorithm);
+        loop {
+            let mut chunk = self.spent.try_recv().unwrap_or_default();
+            chunk.resize(CHUNK, 0);
+            let n = fill(reader, &mut chunk).map_err(|error| match Error::read(what, error) {
+                Error::Codec { source, .. } => Error::Codec { what: what.to_owned(), source },
+                other => other,
+            })?;
+            chunk.truncate(n);
+            if n == 0 {
+                return Ok(hasher.finish());
+            }
+            hasher.update(&chunk);
+            self.chunks.send(Message::Chunk(chunk)).map_err(|_| Error::Cancelled)?;
+        }
+    }
+
+    /// Ends the stream with a verdict.
+    pub(crate) fn end(self, verdict: Result<()>) {
+        // A sink that gave up has an error of its own to report.
+        let _ = self.chunks.send(Message::End(verdict));
+    }
+}
+
+fn fill(reader: &mut dyn Read, chunk: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < chunk.len() {
+        match reader.read(&mut chunk[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+impl std::fmt::Debug for Message {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Chunk(chunk) => write!(f, "Chunk({} bytes)", chunk.len()),
+            Self::End(end) => write!(f, "End({end:?})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_arrive_whole_and_verdicts_last() {
+        let bytes: Vec<u8> = (0..3 * CHUNK + 17).map(|n| n as u8).collect();
+        let (feed, mut stream) = layer_stream();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let digest = feed.send_all(&mut &bytes[..], Algorithm::Sha256, "test").expect("sent");
+                assert_eq!(digest, Digest::sha256_of(&bytes));
+                feed.end(Ok(()));
+            });
+            let mut first = vec![0; 100];
+            stream.read_exact(&mut first).expect("read");
+            assert_eq!(first, bytes[..100]);
+            stream.verify().expect("drains and accepts");
+        });
+        assert_eq!(stream.read(&mut [0; 10]).expect("at the end"), 0);
+    }
+
+    #[test]
+    fn a_broken_stream_says_why_once() {
+        let (feed, mut stream) = layer_stream();
+        feed.end(Err(Error::TooLarge { what: "x".to_owned(), limit: 1 }));
+        assert!(stream.read(&mut [0; 10]).is_err());
+        assert!(matches!(stream.verify(), Err(Error::TooLarge { .. })));
+        assert!(matches!(stream.verify(), Err(Error::Cancelled)));
+        let (feed, mut stream) = layer_stream();
+        drop(feed);
+        assert!(matches!(stream.verify(), Err(Error::Cancelled)));
+    }
+}

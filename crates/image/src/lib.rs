@@ -1,0 +1,32 @@
+//! Images: where they are kept, and how they come in.
+//!
+//! - [`content`]: blobs by digest, in an OCI image layout other tools can read.
+//! - [`store`]: what is named what: one small record per reference, with everything `run` needs.
+//! - [`codec`]: gzip and zstd, bounded.
+//! - [`layer`]: the seam to whoever unpacks layers, and progress.
+//! - [`archive`]: images from archives, layouts and root file systems.
+//! - [`registry`]: images from registries.
+//!
+//! An image becomes visible when its record is written, after every blob and layer it needs is durable; whatever a
+//! crash leaves behind before that is unreferenced and collected.
+
+pub mod archive;
+mod assemble;
+pub mod codec;
+pub mod content;
+mod error;
+mod inbound;
+pub mod layer;
+pub mod record;
+pub mod registry;
+pub mod store;
+#[cfg(test)]
+mod testing;
+
+pub use codec::Limits;
+pub use content::ContentStore;
+pub use error::{BoxError, Error, Result};
+pub use inbound::Inbound;
+pub use layer::{LayerJob, LayerSink, LayerStream, Phase, Progress, Quiet};
+pub use record::{ImageRecord, LayerRecord};
+pub use store::ImageStore;

@@ -1,0 +1,133 @@
+//! A blob's body, resumed where it broke.
+
+use std::io::{self, Read};
+
+use oci::image::Descriptor;
+use ureq::http::StatusCode;
+use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+
+use super::http::Http;
+use crate::assemble::Cancel;
+use crate::{Error, Result};
+
+/// Progress after which earlier failures are forgiven, in bytes.
+const FORGIVE_AFTER: u64 = 1 << 20;
+
+/// Reads as the whole blob. Gives at most the descriptor's size; whether the content is right is for the reader to say.
+pub(super) struct Body<'a> {
+    http: &'a Http,
+    repository: &'a str,
+    cancel: &'a Cancel,
+    path: String,
+    size: u64,
+    offset: u64,
+    reader: Option<Box<dyn Read + Send>>,
+    failures: u32,
+    last_failure_at: u64,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn open(
+        http: &'a Http,
+        repository: &'a str,
+        path: String,
+        descriptor: &Descriptor,
+        cancel: &'a Cancel,
+    ) -> Result<Self> {
+        let mut body = Self {
+            http,
+            repository,
+            cancel,
+            path,
+            size: descriptor.size,
+            offset: 0,
+            reader: None,
+            failures: 0,
+            last_failure_at: 0,
+        };
+        body.connect()?;
+        Ok(body)
+    }
+
+    fn connect(&mut self) -> Result<()> {
+        let range = format!("bytes={}-", self.offset);
+        let headers: &[_] = if self.offset > 0 { &[(RANGE, range.as_str())] } else { &[] };
+        let response = self.http.get(self.repository, &self.path, headers, self.cancel)?;
+        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
+        let length: Option<u64> = header(CONTENT_LENGTH).and_then(|v| v.parse().ok());
+        let content_range = header(CONTENT_RANGE).unwrap_or_default();
+        let mut reader = response.into_body().into_reader();
+        let expected = if partial { self.size - self.offset } else { self.size };
+        if let Some(actual) = length.filter(|length| *length != expected) {
+            let what = format!("the registry's answer for {}", self.path);
+            return Err(Error::Size { what, expected, actual });
+        }
+        if partial && !content_range.starts_with(&format!("bytes {}-", self.offset)) {
+            return Err(self.http.broken(&format!("it was asked for {range} and answers {content_range:?}")));
+        }
+        if !partial && self.offset > 0 {
+            // A server that cannot resume begins anew; what is here already is the same content, or its digest tells.
+            let mut again = reader.by_ref().take(self.offset);
+            io::copy(&mut again, &mut io::sink()).map_err(|e| self.http.broken(&e.to_string()))?;
+        }
+        self.reader = Some(Box::new(reader));
+        Ok(())
+    }
+
+    /// One read of the present connection; breaking off early is an error.
+    fn step(&mut self, buf: &mut [u8]) -> Result<usize> {
+        if self.reader.is_none() {
+            self.connect()?;
+        }
+        let Some(reader) = &mut self.reader else { return Err(Error::Cancelled) };
+        let left = self.size - self.offset;
+        let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
+        match reader.read(&mut buf[..most]) {
+            Ok(0) => {
+                Err(self.http.broken(&format!("it ended {} after {} of {} bytes", self.path, self.offset, self.size)))
+            }
+            Ok(n) => Ok(n),
+            Err(error) => Err(self.http.broken(&format!("{}: {error}", self.path))),
+        }
+    }
+
+    fn has_more(&mut self) -> bool {
+        // A connection that breaks here has delivered all that was asked for.
+        self.reader.as_mut().is_some_and(|reader| matches!(reader.read(&mut [0; 1]), Ok(1)))
+    }
+}
+
+impl Read for Body<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if buf.is_empty() {
+            return Ok(0);
+        }
+        if self.offset == self.size {
+            if self.has_more() {
+                return Err(Error::TooLarge { what: format!("blob {}", self.path), limit: self.size }.into_io());
+            }
+            self.reader = None;
+            return Ok(0);
+        }
+        loop {
+            let error = match self.step(buf) {
+                Ok(n) => {
+                    self.offset += n as u64;
+                    return Ok(n);
+                }
+                Err(error) => error,
+            };
+            self.reader = None;
+            if self.offset - self.last_failure_at >= FORGIVE_AFTER {
+                self.failures = 0;
+            }
+            self.failures += 1;
+            self.last_failure_at = self.offset;
+            if self.failures >= self.http.attempts() || !matches!(error, Error::Transport { .. }) {
+                return Err(error.into_io());
+            }
+            self.http.pause(self.failures, None, self.cancel).map_err(Error::into_io)?;
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A container between create and start, and its process after that.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use crate::cgroup::Cgroup;
+use crate::error::Result;
+use crate::link::{self, Answer, Link};
+
+/// A first process that is ready and waits for [`Created::start`]. When it is dropped before that, the process notices
+/// and ends; the control group stays for the owner to remove.
+#[derive(Debug)]
+pub struct Created {
+    /// Process id as the caller sees it.
+    pub pid: u32,
+    /// The process's descriptor: readable when it ended.
+    pub pidfd: OwnedFd,
+    /// Master of the terminal, when one was asked for.
+    pub terminal: Option<OwnedFd>,
+    /// The container's control group.
+    pub cgroup: Cgroup,
+    pub(crate) link: Option<Link>,
+}
+
+impl Created {
+    /// Lets the process execute its command; returns when it did. A second call does nothing.
+    ///
+    /// # Errors
+    /// Why the command could not be executed; the process has ended or is about to.
+    pub fn start(&mut self) -> Result<()> {
+        let Some(link) = self.link.take() else { return Ok(()) };
+        link.send_start()?;
+        match link.answer(link::PATIENCE)? {
+            Answer::Executed => Ok(()),
+            Answer::Ready(_) => Err(link::ended()),
+        }
+    }
+
+    /// Kills the process and collects it: for a caller that will not start it. The control group stays.
+    pub fn abandon(&mut self) {
+        self.link = None;
+        crate::parent::put_down(&self.pidfd, Duration::from_secs(10));
+    }
+}

@@ -1,0 +1,195 @@
+//! A further process in a running container.
+//!
+//! ```text
+//! caller ──clone──▶ door: setns(pidfd, everything) ──clone(CLONE_PARENT)──▶ process, the caller's child
+//! ```
+//!
+//! The door exists because joining a pid namespace takes effect for children only, and because the caller stays
+//! outside, where it relays the streams. It ends at once.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use oci::runtime::{LinuxNamespace, NamespaceKind};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::setsid;
+use sys::Context as _;
+use sys::process::{CloneArgs, Namespaces};
+
+use crate::cgroup::{Cgroup, EntryFds, Host};
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::init::exit_code;
+use crate::launch::{Exec, Stdio};
+use crate::link::{self, Answer, Link};
+use crate::plan::{Confinement, namespace_flag, wrong};
+use crate::{mounts, parent, process};
+
+/// Magic number of devpts (statfs(2)).
+const DEVPTS: i64 = 0x1cd1;
+
+/// A process that was executed in the container; a child of the caller.
+#[derive(Debug)]
+pub struct Joined {
+    /// Process id as the caller sees it.
+    pub pid: u32,
+    /// The process's descriptor: readable when it ended.
+    pub pidfd: OwnedFd,
+    /// Master of the terminal, when one was asked for.
+    pub terminal: Option<OwnedFd>,
+}
+
+/// Runs a process in the container of `exec.init`; returns when its command was executed.
+///
+/// The caller must be single-threaded.
+///
+/// # Errors
+/// [`ErrorKind::CommandNotFound`] and the other kinds as they say; the process is gone then.
+pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
+    check(exec)?;
+    let linux = exec.spec.linux.as_ref().ok_or_else(|| wrong("linux", "is missing"))?;
+    let confinement = Confinement::new(exec.process, linux, exec.seccomp_cache.as_deref())?;
+    let namespaces = linux.namespaces.iter().map(|n: &LinuxNamespace| namespace_flag(n.kind));
+    let namespaces = namespaces.fold(Namespaces::empty(), Namespaces::union);
+    let group_error = |error| mounts::cgroup_error("cannot open the container's control group", error);
+    let host = Host::detect().map_err(group_error)?;
+    let cgroup = Cgroup::open(&host, exec.cgroup).map_err(group_error)?;
+    let entry = cgroup.entry_fds().map_err(group_error)?;
+    let (ours, theirs) = Link::pair()?;
+    let inside = Inside { exec, confinement: &confinement, entry: &entry, link: &theirs };
+    let group = cgroup.v2_dir_fd().map_err(group_error)?;
+    let door = sys::process::clone_process(&CloneArgs::default(), || {
+        sys::process::close_borrowed(&ours);
+        match open_door(&inside, namespaces, group.as_ref()) {
+            Ok(()) => 0,
+            Err(error) => {
+                theirs.send_failure(&error);
+                exit_code(&error)
+            }
+        }
+    })
+    .doing(|| "cannot make a process".to_owned())?;
+    drop(theirs);
+    let joined = meet(exec, &ours);
+    parent::put_down_gently(&door.pidfd, Duration::from_secs(10));
+    joined
+}
+
+fn check(exec: &Exec<'_>) -> Result<()> {
+    if exec.process.args.is_empty() {
+        return Err(wrong("process.args", "is empty"));
+    }
+    if !exec.process.cwd.is_absolute() {
+        return Err(wrong("process.cwd", format_args!("{:?} is not absolute", exec.process.cwd)));
+    }
+    Ok(())
+}
+
+/// The caller's side: limits the process from outside, then lets it go on.
+fn meet(exec: &Exec<'_>, link: &Link) -> Result<Joined> {
+    let (pid, pidfd) = link.await_process()?;
+    let finish = || -> Result<Option<OwnedFd>> {
+        process::set_rlimits(pid, &exec.process.rlimits)?;
+        process::set_oom_score(pid, exec.process.oom_score_adj)?;
+        link.send_mapped()?;
+        let terminal = match link.answer(link::PATIENCE)? {
+            Answer::Ready(terminal) => terminal,
+            Answer::Executed => return Err(link::ended()),
+        };
+        link.send_start()?;
+        match link.answer(link::PATIENCE)? {
+            Answer::Executed => Ok(terminal),
+            Answer::Ready(_) => Err(link::ended()),
+        }
+    };
+    match finish() {
+        Ok(terminal) => Ok(Joined { pid, pidfd, terminal }),
+        Err(error) => {
+            parent::put_down(&pidfd, Duration::from_secs(10));
+            Err(error)
+        }
+    }
+}
+
+/// What both processes inside see of the caller's memory.
+struct Inside<'a> {
+    exec: &'a Exec<'a>,
+    confinement: &'a Confinement,
+    entry: &'a EntryFds,
+    link: &'a Link,
+}
+
+fn open_door(inside: &Inside<'_>, namespaces: Namespaces, group: Option<&std::os::fd::BorrowedFd<'_>>) -> Result<()> {
+    sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
+    sys::process::join(inside.exec.init, namespaces).map_err(|cause| {
+        if cause.errno() == sys::Errno::SRCH {
+            return Error::system("container not running", cause);
+        }
+        Error::system("cannot join the container's namespaces", cause)
+    })?;
+    let args = CloneArgs { namespaces: Namespaces::empty(), cgroup: group.copied(), sibling: true };
+    let process = sys::process::clone_process(&args, || match run(inside) {
+        Ok(()) => 0,
+        Err(error) => {
+            inside.link.send_failure(&error);
+            exit_code(&error)
+        }
+    })
+    .doing(|| "cannot make a process in the container".to_owned())?;
+    inside.link.send_process(process.pid, &process.pidfd)
+}
+
+fn run(inside: &Inside<'_>) -> Result<()> {
+    let Inside { exec, confinement, entry, link } = *inside;
+    entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
+    link.await_mapped()?;
+    if exec.spec.namespace(NamespaceKind::User).is_some() {
+        let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+        let what = || "cannot become root of the container's user namespace".to_owned();
+        rustix::thread::set_thread_res_gid(gid, gid, gid).at("setresgid", 0).doing(what)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).at("setresuid", 0).doing(what)?;
+    }
+    setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root =
+        rustix::fs::open("/", flags, Mode::empty()).at("open", "/").doing(|| "cannot open the root".to_owned())?;
+    let terminal = match exec.stdio {
+        Stdio::Terminal { size } => Some(open_terminal(&root, size)?),
+        Stdio::Fds { .. } | Stdio::Inherit => None,
+    };
+    let (credentials, environment) = process::identify(&root, exec.process, &exec.identity)?;
+    process::enter_directory(&root, exec.process, false)?;
+    let found = process::find_command(exec.process, &environment)?;
+    let (master, slave) = terminal.unzip();
+    link.send_ready(master.as_ref())?;
+    drop(master);
+    link.await_start()?;
+    let streams = match &slave {
+        Some(slave) => {
+            process::take_terminal(slave)?;
+            Some([slave.as_fd(), slave.as_fd(), slave.as_fd()])
+        }
+        None => process::streams(&exec.stdio),
+    };
+    let kept = Link::from(process::place_streams(streams, &exec.preserve, link.as_fd())?);
+    let execute = || -> Result<()> {
+        process::confine(confinement, exec.process, &credentials)?;
+        process::reset_signals()?;
+        Err(found.exec())
+    };
+    execute().inspect_err(|error| kept.send_failure(error))
+}
+
+/// The container may have put anything at `/dev/pts` by now: no symbolic link is followed, and it must be a devpts.
+fn open_terminal(root: &OwnedFd, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {
+    let what = || "cannot open a terminal in the container".to_owned();
+    let devpts = sys::fs::open_in_root_no_symlinks(root, "dev/pts", OFlags::PATH | OFlags::DIRECTORY).doing(what)?;
+    let kind = rustix::fs::fstatfs(&devpts).at("fstatfs", "/dev/pts").doing(what)?.f_type;
+    if kind != DEVPTS {
+        return Err(Error::new(ErrorKind::Config, format!("{}: /dev/pts is no devpts", what())));
+    }
+    let (master, slave) = sys::pty::open(&devpts).doing(what)?;
+    if let Some((rows, columns)) = size {
+        sys::pty::resize(&master, rows, columns).doing(what)?;
+    }
+    Ok((master, slave))
+}

@@ -1,0 +1,193 @@
+//! The container's first process, from its first instruction to execve. It runs on a copy of the caller's memory,
+//! single-threaded, and says every failure over the link.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::process::setsid;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use sys::Context as _;
+use sys::mount::Propagation;
+use sys::process::Namespaces;
+
+use crate::cgroup::EntryFds;
+use crate::command::Found;
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::identity::Credentials;
+use crate::launch::Stdio;
+use crate::link::Link;
+use crate::plan::Plan;
+use crate::{process, reaper, rootfs};
+
+/// What the first process inherits.
+pub(crate) struct Inherited<'a> {
+    pub(crate) plan: &'a Plan<'a>,
+    pub(crate) link: &'a Link,
+    pub(crate) entry: &'a EntryFds,
+    /// Names of the v1 hierarchies, for the directories below `/sys/fs/cgroup`.
+    pub(crate) cgroup_names: &'a [String],
+    pub(crate) stdio: &'a Stdio,
+    pub(crate) preserve: &'a [OwnedFd],
+}
+
+/// What is ready to run.
+struct Prepared {
+    found: Found,
+    credentials: Credentials,
+}
+
+/// Runs the process; what it gives is an exit code for a failure before execve, or the command's under `--init`.
+pub(crate) fn run(inherited: &Inherited<'_>) -> i32 {
+    let result = prepare(inherited).and_then(|(prepared, slave)| start(inherited, &prepared, slave.as_ref()));
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            inherited.link.send_failure(&error);
+            exit_code(&error)
+        }
+    }
+}
+
+pub(crate) fn exit_code(error: &Error) -> i32 {
+    match error.kind() {
+        ErrorKind::CommandNotFound => 127,
+        ErrorKind::CommandNotExecutable => 126,
+        ErrorKind::Config | ErrorKind::UnknownUser | ErrorKind::Limit | ErrorKind::Unsupported | ErrorKind::System => {
+            125
+        }
+    }
+}
+
+fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
+    let Inherited { plan, link, entry, .. } = *inherited;
+    sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
+    entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
+    for (flag, file) in &plan.joins {
+        sys::process::join(file, *flag).doing(|| "cannot join a namespace".to_owned())?;
+    }
+    link.await_mapped()?;
+    if plan.has_user_namespace() {
+        become_root()?;
+    }
+    if plan.new_cgroup_namespace {
+        // Its root is the group the process is in, hence after entering it.
+        sys::process::unshare(Namespaces::CGROUP).doing(|| "cannot make a cgroup namespace".to_owned())?;
+    }
+    setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
+    join_keyring(plan.id)?;
+    if plan.namespaces.contains(Namespaces::NETWORK) {
+        sys::net::loopback_up().doing(|| "cannot set the loopback interface up".to_owned())?;
+    }
+    sys::mount::propagate_all("/", Propagation::Slave).doing(|| "cannot detach from the host's mounts".to_owned())?;
+    let mut own = rootfs::make_own(plan)?;
+    let callers = link.await_mounts()?;
+    let root = rootfs::assemble(plan, &mut own, callers, inherited.cgroup_names)?;
+
+    let terminal = match plan.terminal {
+        Some(size) => Some(open_terminal(&root, &own, size)?),
+        None => None,
+    };
+    rootfs::set_sysctls(plan, &own)?;
+    rootfs::protect(plan, &root)?;
+    name_host(plan)?;
+    let (credentials, environment) = process::identify(&root, plan.process, plan.identity)?;
+    process::enter_directory(&root, plan.process, plan.make_cwd)?;
+    let found = process::find_command(plan.process, &environment)?;
+    process::set_apparmor(own.proc.as_ref().map(AsFd::as_fd), &plan.confinement.apparmor_profile)?;
+    let (master, slave) = terminal.unzip();
+    link.send_ready(master.as_ref())?;
+    Ok((Prepared { found, credentials }, slave))
+}
+
+fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>) -> Result<i32> {
+    let Inherited { plan, link, stdio, preserve, .. } = *inherited;
+    link.await_start()?;
+    let streams = match slave {
+        Some(slave) => {
+            process::take_terminal(slave)?;
+            Some([slave.as_fd(), slave.as_fd(), slave.as_fd()])
+        }
+        None => process::streams(stdio),
+    };
+    let kept = Link::from(process::place_streams(streams, preserve, link.as_fd())?);
+    let execute = || -> Result<i32> {
+        process::confine(&plan.confinement, plan.process, &prepared.credentials)?;
+        process::reset_signals()?;
+        if plan.die_with_caller && !plan.init {
+            sys::process::die_with_parent(libc_sigkill())
+                .doing(|| "cannot tie the process to its supervisor".to_owned())?;
+        }
+        Err(prepared.found.exec())
+    };
+    if !plan.init {
+        return execute().inspect_err(|error| kept.send_failure(error));
+    }
+    let first_kept = 3 + u32::try_from(preserve.len()).unwrap_or(0);
+    let setup =
+        reaper::Setup { terminal: slave.is_some(), die_with_caller: plan.die_with_caller, close_from: first_kept };
+    reaper::run(
+        &setup,
+        || match execute() {
+            Ok(code) => code,
+            Err(error) => {
+                kept.send_failure(&error);
+                exit_code(&error)
+            }
+        },
+        || process::confine(&plan.confinement, plan.process, &prepared.credentials),
+    )
+}
+
+const fn libc_sigkill() -> i32 {
+    rustix::process::Signal::KILL.as_raw()
+}
+
+/// Becomes root of the new user namespace, which the caller has just mapped.
+fn become_root() -> Result<()> {
+    let what = || "cannot become root of the user namespace".to_owned();
+    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+    set_thread_res_gid(gid, gid, gid).at("setresgid", 0).doing(what)?;
+    set_thread_res_uid(uid, uid, uid).at("setresuid", 0).doing(what)?;
+    set_thread_groups(&[]).at("setgroups", "").doing(what)
+}
+
+/// A session keyring of its own. Keys are counted per user, so running out of them, or a kernel without keys, must not
+/// keep a container from starting: the keyctl calls are closed to it anyway.
+fn join_keyring(id: &str) -> Result<()> {
+    use sys::Errno;
+    let name = CString::new(format!("_ses.{id}")).unwrap_or_default();
+    match sys::process::new_session_keyring(&name) {
+        Err(cause) if !matches!(cause.errno(), Errno::DQUOT | Errno::NOSYS | Errno::PERM | Errno::ACCESS) => {
+            Err(Error::system("cannot make a session keyring", cause))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open_terminal(root: &OwnedFd, own: &rootfs::Own, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {
+    let what = || "cannot open a terminal in the container".to_owned();
+    let Some(devpts) = &own.devpts else {
+        return Err(crate::plan::wrong("process.terminal", "needs a devpts mount"));
+    };
+    let (master, slave) = sys::pty::open(devpts).doing(what)?;
+    if let Some((rows, columns)) = size {
+        sys::pty::resize(&master, rows, columns).doing(what)?;
+    }
+    rootfs::attach_console(root, own, &master)?;
+    Ok((master, slave))
+}
+
+fn name_host(plan: &Plan<'_>) -> Result<()> {
+    let spec = plan.spec;
+    if !spec.hostname.is_empty() {
+        rustix::system::sethostname(spec.hostname.as_bytes())
+            .at("sethostname", &spec.hostname)
+            .doing(|| "cannot set the host name".to_owned())?;
+    }
+    if !spec.domainname.is_empty() {
+        rustix::system::setdomainname(spec.domainname.as_bytes())
+            .at("setdomainname", &spec.domainname)
+            .doing(|| "cannot set the domain name".to_owned())?;
+    }
+    Ok(())
+}

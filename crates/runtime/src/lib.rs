@@ -1,0 +1,46 @@
+//! One bundle, one process: namespaces, root file system, control group, seccomp, capabilities.
+//!
+//! [`create`] makes a container's first process with one `clone3` and leaves it waiting; [`Created::start`] lets it
+//! execute. Nothing of lighter is executed a second time, and nothing but open files and one-byte messages passes
+//! between the two sides:
+//!
+//! ```text
+//! caller (parent.rs)                           first process (init.rs)
+//!   plan, group, filter
+//!   clone3 ───────────────────────────────────▶ enters v1 groups
+//!   id maps, rlimits                            waits
+//!   Mapped ───────────────────────────────────▶ own proc, sysfs, devpts, … (detached)
+//!   overlay, binds, /dev (detached)
+//!   Mounts + descriptors ─────────────────────▶ attaches, pivots, masks, user, command
+//!   ◀──────────────────────── Ready (+ terminal)
+//!   start: Start ─────────────────────────────▶ filter, capabilities, execve
+//!   ◀───────────────────────── end of messages (started) or Failed
+//! ```
+//!
+//! The caller makes what needs the host's privilege, the process what has to belong to its own namespaces. Both must be
+//! single-threaded (invariant 5 of the design).
+
+pub mod capability;
+pub mod cgroup;
+pub mod created;
+pub mod error;
+pub mod launch;
+pub mod seccomp;
+
+mod command;
+mod exec;
+mod identity;
+mod init;
+mod link;
+mod mounts;
+mod parent;
+mod plan;
+mod process;
+mod reaper;
+mod rootfs;
+
+pub use created::Created;
+pub use error::{Error, ErrorKind, Result};
+pub use exec::{Joined, exec};
+pub use launch::{Exec, Identity, Launch, Rootfs, Stdio};
+pub use parent::create;

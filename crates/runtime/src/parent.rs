@@ -1,0 +1,170 @@
+//! The caller's side of making a container: what needs the host's privilege, and the conversation with the process.
+
+use std::fmt::Write as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use oci::runtime::IdMapping;
+use rustix::fs::{Mode, OFlags};
+use sys::Context as _;
+use sys::process::{Child, CloneArgs};
+
+use crate::cgroup::{Cgroup, CreateOptions, Host};
+use crate::created::Created;
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::init::{self, Inherited};
+use crate::launch::Launch;
+use crate::link::{self, Answer, Link};
+use crate::mounts;
+use crate::plan::Plan;
+use crate::process;
+
+/// Makes the container's control group and first process, and leaves the process waiting for [`Created::start`].
+///
+/// The caller must be single-threaded. On failure nothing is left: no process, no group, no mount.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for a mistake in the configuration, before anything is made; the other kinds as they say.
+pub fn create(launch: Launch<'_>) -> Result<Created> {
+    let plan = Plan::new(&launch)?;
+    let cgroup = make_group(&plan)?;
+    match clone_first(&plan, &launch, &cgroup) {
+        Ok((child, link, terminal)) => {
+            Ok(Created { pid: child.pid, pidfd: child.pidfd, terminal, cgroup, link: Some(link) })
+        }
+        Err(error) => {
+            // The first error is the one to report. A group that resists is found again by its path.
+            let _ = cgroup.remove();
+            Err(error)
+        }
+    }
+}
+
+fn make_group(plan: &Plan<'_>) -> Result<Cgroup> {
+    let host = Host::detect().map_err(|error| mounts::cgroup_error("cannot find the control groups", error))?;
+    let path = if plan.linux.cgroups_path.is_empty() {
+        format!("/lighter-{}", plan.id)
+    } else {
+        plan.linux.cgroups_path.clone()
+    };
+    Cgroup::create(&host, &path, plan.linux.resources.as_ref(), &CreateOptions::default())
+        .map_err(|error| mounts::cgroup_error("cannot make the control group", error))
+}
+
+fn clone_first(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup) -> Result<(Child, Link, Option<OwnedFd>)> {
+    let group_error = |error| mounts::cgroup_error("cannot open the control group", error);
+    let entry = cgroup.entry_fds().map_err(group_error)?;
+    let names = mounts::cgroup_names(cgroup)?;
+    let (ours, theirs) = Link::pair()?;
+    let args =
+        CloneArgs { namespaces: plan.namespaces, cgroup: cgroup.v2_dir_fd().map_err(group_error)?, sibling: false };
+    let child = sys::process::clone_process(&args, || {
+        let inherited = Inherited {
+            plan,
+            link: &theirs,
+            entry: &entry,
+            cgroup_names: &names,
+            stdio: &launch.stdio,
+            preserve: &launch.preserve,
+        };
+        // The caller's end must not be held open here, or its death would go unnoticed.
+        sys::process::close_borrowed(&ours);
+        init::run(&inherited)
+    })
+    .map_err(clone_error)?;
+    drop(theirs);
+    match converse(plan, launch, cgroup, &child, &ours) {
+        Ok(terminal) => Ok((child, ours, terminal)),
+        Err(error) => {
+            drop(ours);
+            put_down(&child.pidfd, Duration::from_secs(10));
+            Err(error)
+        }
+    }
+}
+
+fn converse(
+    plan: &Plan<'_>,
+    launch: &Launch<'_>,
+    cgroup: &Cgroup,
+    child: &Child,
+    link: &Link,
+) -> Result<Option<OwnedFd>> {
+    let prepared = prepare(plan, launch, cgroup, child, link);
+    // When the process failed first, its own words say more than the broken conversation.
+    let answer = match prepared {
+        Ok(()) => link.answer(link::PATIENCE)?,
+        Err(error) => match link.answer(Duration::ZERO) {
+            Err(theirs) if theirs.kind() != ErrorKind::System || theirs.cause().is_some_and(|c| c.call() != "poll") => {
+                return Err(theirs);
+            }
+            _ => return Err(error),
+        },
+    };
+    match answer {
+        Answer::Ready(terminal) => Ok(terminal),
+        Answer::Executed => Err(link::ended()),
+    }
+}
+
+fn prepare(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup, child: &Child, link: &Link) -> Result<()> {
+    process::set_rlimits(child.pid, &plan.process.rlimits)?;
+    process::set_oom_score(child.pid, plan.process.oom_score_adj)?;
+    let userns = if plan.has_user_namespace() {
+        write_map(child.pid, "uid_map", &plan.linux.uid_mappings)?;
+        write_map(child.pid, "gid_map", &plan.linux.gid_mappings)?;
+        Some(open_userns(child.pid)?)
+    } else {
+        None
+    };
+    link.send_mapped()?;
+    let userns = userns.as_ref().map(AsFd::as_fd);
+    let mut mounts = vec![mounts::make_root(&launch.rootfs, plan.root_ids(), userns)?];
+    mounts.extend(mounts::make_callers(plan, cgroup, userns)?);
+    link.send_mounts(&mounts)
+}
+
+fn write_map(pid: u32, name: &str, map: &[IdMapping]) -> Result<()> {
+    let mut text = String::new();
+    for m in map {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{} {} {}", m.container_id, m.host_id, m.size);
+    }
+    let path = format!("/proc/{pid}/{name}");
+    rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .at("open", &path)
+        .and_then(|file| sys::fs::write_all(file, text.as_bytes(), &path))
+        .doing(|| "cannot map the container's ids".to_owned())
+}
+
+fn open_userns(pid: u32) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/user");
+    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .at("open", &path)
+        .doing(|| "cannot open the container's user namespace".to_owned())
+}
+
+fn clone_error(cause: sys::Error) -> Error {
+    use sys::Errno;
+    let (kind, what) = match cause.errno() {
+        Errno::PERM => (ErrorKind::Unsupported, "cannot make the container's namespaces: not permitted"),
+        Errno::NOSPC | Errno::USERS => (ErrorKind::Limit, "cannot make another namespace: a limit is reached"),
+        Errno::AGAIN | Errno::NOMEM => (ErrorKind::Limit, "cannot make the container's first process"),
+        _ => (ErrorKind::System, "cannot make the container's first process"),
+    };
+    Error::system(what, cause).with_kind(kind)
+}
+
+/// Kills and collects a process that will not be used.
+pub(crate) fn put_down(pidfd: &OwnedFd, patience: Duration) {
+    // It may have ended and been collected already; nothing else can be done about a failure here.
+    let _ = sys::process::send_signal(pidfd, rustix::process::Signal::KILL.as_raw());
+    let _ = sys::process::wait_for(pidfd, patience);
+}
+
+/// Collects a process that is about to end by itself; kills it when it does not.
+pub(crate) fn put_down_gently(pidfd: &OwnedFd, patience: Duration) {
+    if !matches!(sys::process::wait_for(pidfd, patience), Ok(Some(_))) {
+        put_down(pidfd, patience);
+    }
+}

@@ -1,0 +1,306 @@
+//! A configuration, checked as a whole and translated into what the kernel is asked for, before anything is made.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use oci::runtime::{IdMapping, Linux, NamespaceKind, Process, Spec};
+use rustix::fs::{Mode, OFlags};
+use sys::process::Namespaces;
+
+use crate::capability::{Capabilities, CapabilitySet};
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::launch::{Identity, Launch, Stdio};
+use crate::mounts::MountPlan;
+use crate::seccomp::Program;
+
+/// What is going to be made.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) id: &'a str,
+    pub(crate) spec: &'a Spec,
+    pub(crate) process: &'a Process,
+    pub(crate) linux: &'a Linux,
+    /// New namespaces, the control group's left out: that one is entered after the group.
+    pub(crate) namespaces: Namespaces,
+    pub(crate) new_cgroup_namespace: bool,
+    /// Namespaces joined by path.
+    pub(crate) joins: Vec<(Namespaces, OwnedFd)>,
+    pub(crate) mounts: Vec<MountPlan>,
+    pub(crate) root_read_only: bool,
+    pub(crate) confinement: Confinement,
+    pub(crate) identity: &'a Identity,
+    pub(crate) terminal: Option<Option<(u16, u16)>>,
+    pub(crate) init: bool,
+    pub(crate) make_cwd: bool,
+    pub(crate) die_with_caller: bool,
+}
+
+/// What a process may not do.
+#[derive(Debug)]
+pub(crate) struct Confinement {
+    pub(crate) capabilities: Capabilities,
+    pub(crate) kernel_capabilities: CapabilitySet,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) seccomp: Option<Program>,
+    pub(crate) apparmor_profile: String,
+}
+
+fn no_linux() -> &'static Linux {
+    static EMPTY: OnceLock<Linux> = OnceLock::new();
+    EMPTY.get_or_init(Linux::default)
+}
+
+/// A mistake in the configuration at `field`.
+pub(crate) fn wrong(field: &str, what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Config, format!("{field}: {what}"))
+}
+
+impl<'a> Plan<'a> {
+    pub(crate) fn new(launch: &'a Launch<'_>) -> Result<Self> {
+        let spec = launch.spec;
+        check_version(&spec.oci_version)?;
+        let process = spec.process.as_ref().ok_or_else(|| wrong("process", "is missing"))?;
+        check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
+        let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
+        refuse_unsupported(spec, linux, process)?;
+        let (mut namespaces, joins) = plan_namespaces(linux)?;
+        let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
+        namespaces = namespaces.without(Namespaces::CGROUP);
+        check_mappings(linux, namespaces.contains(Namespaces::USER))?;
+        if !namespaces.contains(Namespaces::MOUNT) {
+            return Err(wrong("linux.namespaces", "a new mount namespace is needed"));
+        }
+        if !spec.hostname.is_empty() && !namespaces.contains(Namespaces::UTS) {
+            return Err(wrong("hostname", "needs a new uts namespace"));
+        }
+        let mounts =
+            spec.mounts.iter().enumerate().map(|(at, mount)| MountPlan::new(at, mount)).collect::<Result<_>>()?;
+        Ok(Self {
+            id: launch.id,
+            spec,
+            process,
+            linux,
+            namespaces,
+            new_cgroup_namespace,
+            joins,
+            mounts,
+            root_read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
+            confinement: Confinement::new(process, linux, launch.seccomp_cache.as_deref())?,
+            identity: &launch.identity,
+            terminal: match launch.stdio {
+                Stdio::Terminal { size } => Some(size),
+                Stdio::Fds { .. } | Stdio::Inherit => None,
+            },
+            init: launch.init,
+            make_cwd: launch.make_cwd,
+            die_with_caller: launch.die_with_caller,
+        })
+    }
+
+    pub(crate) fn has_user_namespace(&self) -> bool {
+        self.namespaces.contains(Namespaces::USER)
+    }
+
+    /// The host's ids of the container's root: what a file made by the caller must belong to.
+    pub(crate) fn root_ids(&self) -> (u32, u32) {
+        if !self.has_user_namespace() {
+            return (0, 0);
+        }
+        let host = |map: &[IdMapping]| map.iter().find(|m| m.container_id == 0).map_or(0, |m| m.host_id);
+        (host(&self.linux.uid_mappings), host(&self.linux.gid_mappings))
+    }
+}
+
+impl Confinement {
+    pub(crate) fn new(process: &Process, linux: &Linux, cache: Option<&Path>) -> Result<Self> {
+        // Unknown names are a warning by the specification; what the kernel does not know cannot be held.
+        let (capabilities, _unknown) = process.capabilities.as_ref().map(Capabilities::from_oci).unwrap_or_default();
+        let kernel_capabilities =
+            CapabilitySet::of_kernel().doing(|| "cannot read which capabilities the kernel knows".to_owned())?;
+        let seccomp = match &linux.seccomp {
+            Some(profile) => Some(program(profile, cache)?),
+            None => None,
+        };
+        Ok(Self {
+            capabilities,
+            kernel_capabilities,
+            no_new_privileges: process.no_new_privileges,
+            seccomp,
+            apparmor_profile: process.apparmor_profile.clone(),
+        })
+    }
+}
+
+fn program(profile: &oci::runtime::LinuxSeccomp, cache: Option<&Path>) -> Result<Program> {
+    use crate::seccomp::{CacheKey, compile};
+    let compile = || compile(profile).map_err(|error| wrong("linux.seccomp", error));
+    let Some(cache) = cache else { return compile() };
+    let key = CacheKey::of_profile(profile).map_err(|error| wrong("linux.seccomp", error))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    // The cache only saves time: whatever is wrong with it, the program is compiled.
+    let directory = rustix::fs::open(cache, flags, Mode::empty());
+    if let Ok(directory) = &directory {
+        if let Ok(Some(program)) = Program::load_cached(directory, &key) {
+            return Ok(program);
+        }
+    }
+    let program = compile()?;
+    let directory = directory.or_else(|_| {
+        rustix::fs::mkdir(cache, Mode::RWXU)?;
+        rustix::fs::open(cache, flags, Mode::empty())
+    });
+    if let Ok(directory) = directory {
+        let _ = program.store(directory, &key);
+    }
+    Ok(program)
+}
+
+/// Any 1.x is accepted: minor versions only add (`config.md`, "Specification version").
+fn check_version(version: &str) -> Result<()> {
+    let major = version.split('.').next().unwrap_or_default();
+    if major == "1" || (major == "0" && version.len() > 1) {
+        return Ok(());
+    }
+    Err(wrong("ociVersion", format_args!("{version:?} is not supported: 1.x is needed")))
+}
+
+fn check_process(process: &Process, terminal: bool) -> Result<()> {
+    if process.args.is_empty() {
+        return Err(wrong("process.args", "is empty"));
+    }
+    if !process.cwd.is_absolute() {
+        return Err(wrong("process.cwd", format_args!("{:?} is not absolute", process.cwd)));
+    }
+    if process.terminal != terminal {
+        return Err(wrong("process.terminal", "does not agree with the streams given"));
+    }
+    Ok(())
+}
+
+/// What is not done yet is refused, never ignored.
+fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
+    let unsupported = [
+        ("hooks", spec.hooks.as_ref().is_some_and(|hooks| *hooks != oci::runtime::Hooks::default())),
+        ("linux.netDevices", !linux.net_devices.is_empty()),
+        ("linux.timeOffsets", !linux.time_offsets.is_empty()),
+        ("linux.personality", linux.personality.is_some()),
+        ("linux.mountLabel", !linux.mount_label.is_empty()),
+        ("process.selinuxLabel", !process.selinux_label.is_empty()),
+        ("process.scheduler", process.scheduler.is_some()),
+        ("process.ioPriority", process.io_priority.is_some()),
+        ("process.execCPUAffinity", process.exec_cpu_affinity.is_some()),
+        ("linux.seccomp.listenerPath", linux.seccomp.as_ref().is_some_and(|s| !s.listener_path.as_os_str().is_empty())),
+    ];
+    match unsupported.iter().find(|(_, present)| *present) {
+        Some((field, _)) => Err(Error::new(ErrorKind::Unsupported, format!("{field} is not supported yet"))),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn namespace_flag(kind: NamespaceKind) -> Namespaces {
+    match kind {
+        NamespaceKind::Pid => Namespaces::PID,
+        NamespaceKind::Network => Namespaces::NETWORK,
+        NamespaceKind::Mount => Namespaces::MOUNT,
+        NamespaceKind::Ipc => Namespaces::IPC,
+        NamespaceKind::Uts => Namespaces::UTS,
+        NamespaceKind::User => Namespaces::USER,
+        NamespaceKind::Cgroup => Namespaces::CGROUP,
+        NamespaceKind::Time => Namespaces::TIME,
+    }
+}
+
+fn plan_namespaces(linux: &Linux) -> Result<(Namespaces, Vec<(Namespaces, OwnedFd)>)> {
+    let mut seen = Namespaces::empty();
+    let mut new = Namespaces::empty();
+    let mut joins = Vec::new();
+    for namespace in &linux.namespaces {
+        let flag = namespace_flag(namespace.kind);
+        if seen.contains(flag) {
+            return Err(wrong("linux.namespaces", format_args!("{:?} is listed twice", namespace.kind)));
+        }
+        seen = seen.union(flag);
+        let Some(path) = &namespace.path else {
+            new = new.union(flag);
+            continue;
+        };
+        match namespace.kind {
+            NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts => {}
+            other => {
+                let sentence = format!("linux.namespaces: joining a {other:?} namespace by path is not supported yet");
+                return Err(Error::new(ErrorKind::Unsupported, sentence));
+            }
+        }
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = sys::Context::at(rustix::fs::open(path, flags, Mode::empty()), "open", path.display())
+            .doing(|| format!("cannot open the {:?} namespace to join", namespace.kind))?;
+        joins.push((flag, file));
+    }
+    if !joins.is_empty() && new.contains(Namespaces::USER) {
+        let sentence = "linux.namespaces: joining namespaces under a new user namespace is not supported yet";
+        return Err(Error::new(ErrorKind::Unsupported, sentence));
+    }
+    Ok((new, joins))
+}
+
+fn check_mappings(linux: &Linux, user_namespace: bool) -> Result<()> {
+    for (field, map) in [("linux.uidMappings", &linux.uid_mappings), ("linux.gidMappings", &linux.gid_mappings)] {
+        if user_namespace && map.is_empty() {
+            return Err(wrong(field, "is empty, and there is a new user namespace"));
+        }
+        if !user_namespace && !map.is_empty() {
+            return Err(wrong(field, "is set without a new user namespace"));
+        }
+        let fits = |m: &IdMapping| {
+            m.size > 0 && m.container_id.checked_add(m.size).is_some() && m.host_id.checked_add(m.size).is_some()
+        };
+        if let Some(bad) = map.iter().find(|mapping| !fits(mapping)) {
+            return Err(wrong(field, format_args!("{bad:?} is empty or runs past the last id")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(json: &str) -> std::result::Result<(), String> {
+        let spec = Spec::from_json(json.as_bytes()).expect("valid JSON");
+        let launch = Launch {
+            id: "test",
+            spec: &spec,
+            rootfs: crate::Rootfs::AsIs("/".into()),
+            stdio: Stdio::Inherit,
+            preserve: Vec::new(),
+            identity: Identity::Spec,
+            init: false,
+            make_cwd: false,
+            die_with_caller: false,
+            seccomp_cache: None,
+        };
+        Plan::new(&launch).map(drop).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn mistakes_name_their_field() {
+        let good = r#"{"ociVersion": "1.9.0", "process": {"args": ["x"], "cwd": "/", "user": {"uid": 0, "gid": 0}},
+                       "linux": {"namespaces": [{"type": "mount"}]}}"#;
+        assert_eq!(check(good), Ok(()));
+        for (from, to, field) in [
+            ("1.9.0", "2.0.0", "ociVersion"),
+            (r#"["x"]"#, "[]", "process.args"),
+            (r#""cwd": "/""#, r#""cwd": "x""#, "process.cwd"),
+            (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "mount"}"#, "linux.namespaces"),
+            (r#"{"type": "mount"}"#, r#"{"type": "pid"}"#, "linux.namespaces"),
+            (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "user"}"#, "linux.uidMappings"),
+            (r#""linux""#, r#""hostname": "h", "linux""#, "hostname"),
+            (r#""linux""#, r#""hooks": {"prestart": [{"path": "/x"}]}, "linux""#, "hooks"),
+            (r#""linux""#, r#""mounts": [{"destination": "/x/../../y", "type": "bind"}], "linux""#, "mounts[0]"),
+        ] {
+            let error = check(&good.replace(from, to)).expect_err(to);
+            assert!(error.starts_with(field), "{error} for {to}");
+        }
+    }
+}

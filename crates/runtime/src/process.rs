@@ -1,0 +1,229 @@
+//! What the first process and an `exec`ed one do alike, from the inside: streams, directory, user, confinement, execve.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use oci::runtime::{Process, Rlimit};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::Resource;
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use sys::signal::SignalSet;
+use sys::{Context as _, Errno};
+
+use crate::command::{self, Found};
+use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::identity::{self, Credentials};
+use crate::launch::{Identity, Stdio};
+use crate::plan::{Confinement, wrong};
+
+/// The file mode creation mask when the configuration names none: the C library's and docker's.
+const UMASK: u32 = 0o022;
+
+/// The process's ids, and its environment with `HOME` where the user is looked up.
+pub(crate) fn identify(root: impl AsFd, process: &Process, identity: &Identity) -> Result<(Credentials, Vec<String>)> {
+    let mut environment = process.env.clone();
+    let credentials = match identity {
+        Identity::Spec => Credentials {
+            uid: process.user.uid,
+            gid: process.user.gid,
+            groups: process.user.additional_gids.clone(),
+            home: None,
+        },
+        Identity::Lookup { user, groups } => {
+            let found = identity::look_up(root, user, groups)?;
+            if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
+                environment.push(format!("HOME={}", found.home.as_deref().unwrap_or("/")));
+            }
+            found
+        }
+    };
+    Ok((credentials, environment))
+}
+
+/// Enters the working directory. It is opened inside the root, never through a magic link such as `/proc/self/fd/7`,
+/// and must be reachable from the root afterwards (CVE-2024-21626).
+pub(crate) fn enter_directory(root: impl AsFd, process: &Process, make: bool) -> Result<()> {
+    let cwd = &process.cwd;
+    let what = || format!("cannot enter the working directory {}", cwd.display());
+    let directory = if make {
+        sys::fs::make_dirs_in_root(&root, cwd, 0o755)
+    } else {
+        sys::fs::open_in_root(&root, cwd, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())
+    };
+    let directory = directory.map_err(|cause| Error::system(what(), cause).with_kind(ErrorKind::CommandNotFound))?;
+    rustix::process::fchdir(&directory)
+        .at("fchdir", cwd.display())
+        .map_err(|cause| Error::system(what(), cause).with_kind(ErrorKind::CommandNotExecutable))?;
+    let now = rustix::process::getcwd(Vec::new()).at("getcwd", cwd.display()).doing(what)?;
+    if !now.as_bytes().starts_with(b"/") {
+        return Err(Error::new(ErrorKind::Config, format!("{}: it lies outside the container's root", what())));
+    }
+    Ok(())
+}
+
+/// Finds the command; the working directory is entered and the root is the container's.
+pub(crate) fn find_command(process: &Process, environment: &[String]) -> Result<Found> {
+    command::find(&process.args, environment)
+}
+
+/// Takes on the user's ids and the confinement, in the order in which each step still has the privilege it needs.
+///
+/// Without `no_new_privs` the filter is loaded while `CAP_SYS_ADMIN` is held, so it has to allow the calls after it;
+/// with it, the filter comes last.
+pub(crate) fn confine(confinement: &Confinement, process: &Process, who: &Credentials) -> Result<()> {
+    if !confinement.no_new_privileges {
+        load_filter(confinement)?;
+    }
+    sys::capability::set_keep_capabilities(true).doing(|| "cannot keep capabilities".to_owned())?;
+    become_user(who)?;
+    rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(UMASK)));
+    confinement.capabilities.apply(confinement.kernel_capabilities).doing(|| "cannot set capabilities".to_owned())?;
+    if confinement.no_new_privileges {
+        sys::seccomp::set_no_new_privs().doing(|| "cannot set no_new_privs".to_owned())?;
+        load_filter(confinement)?;
+    }
+    Ok(())
+}
+
+fn load_filter(confinement: &Confinement) -> Result<()> {
+    let Some(program) = &confinement.seccomp else { return Ok(()) };
+    program.load().doing(|| "cannot load the seccomp filter".to_owned()).map(drop)
+}
+
+fn become_user(who: &Credentials) -> Result<()> {
+    let id = |what: &str, number: u32| {
+        if number == u32::MAX {
+            Err(wrong("process.user", format_args!("{what} {number} is no id")))
+        } else {
+            Ok(number)
+        }
+    };
+    let unmapped = |what: String| {
+        move |cause: sys::Error| {
+            if cause.errno() == Errno::INVAL {
+                let sentence = format!("{what} is not among the ids of the container's user namespace");
+                Error::system(sentence, cause).with_kind(ErrorKind::UnknownUser)
+            } else {
+                Error::system(format!("cannot become {what}"), cause)
+            }
+        }
+    };
+    let gid = rustix::fs::Gid::from_raw(id("gid", who.gid)?);
+    let uid = rustix::fs::Uid::from_raw(id("uid", who.uid)?);
+    let groups: Vec<_> = who.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
+    set_thread_groups(&groups)
+        .at("setgroups", format_args!("{:?}", who.groups))
+        .map_err(unmapped("one of the supplementary groups".to_owned()))?;
+    set_thread_res_gid(gid, gid, gid).at("setresgid", who.gid).map_err(unmapped(format!("gid {}", who.gid)))?;
+    set_thread_res_uid(uid, uid, uid).at("setresuid", who.uid).map_err(unmapped(format!("uid {}", who.uid)))
+}
+
+/// Has execve put the process under its AppArmor profile, through the private `/proc` of the set-up.
+pub(crate) fn set_apparmor(proc: Option<BorrowedFd<'_>>, profile: &str) -> Result<()> {
+    if profile.is_empty() {
+        return Ok(());
+    }
+    let what = || format!("cannot apply the AppArmor profile {profile:?}");
+    let Some(proc) = proc else {
+        return Err(wrong("process.apparmorProfile", "needs a /proc in the container"));
+    };
+    let open = |path: &str| sys::fs::open_beneath_proc(proc, path, OFlags::WRONLY);
+    let file = open("thread-self/attr/apparmor/exec").or_else(|_| open("thread-self/attr/exec")).doing(what)?;
+    sys::fs::write_all(file, format!("exec {profile}").as_bytes(), "attr/exec").doing(what)
+}
+
+/// Makes the terminal the process's own: session, controlling terminal, the three streams.
+pub(crate) fn take_terminal(slave: &OwnedFd) -> Result<()> {
+    sys::pty::control(slave).doing(|| "cannot take the terminal".to_owned())
+}
+
+/// The three streams in their places, then the preserved descriptors, then nothing: everything else closes at execve.
+pub(crate) fn place_streams(
+    streams: Option<[BorrowedFd<'_>; 3]>,
+    preserve: &[OwnedFd],
+    keep: BorrowedFd<'_>,
+) -> Result<OwnedFd> {
+    let what = || "cannot arrange the process's descriptors".to_owned();
+    let mut files: Vec<BorrowedFd<'_>> = match streams {
+        Some(streams) => streams.to_vec(),
+        None => vec![rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
+    };
+    files.extend(preserve.iter().map(AsFd::as_fd));
+    // What must survive until execve moves out of the way of the places.
+    let count = i32::try_from(files.len()).unwrap_or(i32::MAX);
+    let kept = rustix::io::fcntl_dupfd_cloexec(keep, count).at("fcntl", "F_DUPFD_CLOEXEC").doing(what)?;
+    sys::process::place_descriptors(&files).doing(what)?;
+    sys::process::cloexec_from(u32::try_from(count).unwrap_or(3)).doing(what)?;
+    Ok(kept)
+}
+
+/// Signals as a program expects them at start.
+pub(crate) fn reset_signals() -> Result<()> {
+    sys::signal::reset_dispositions();
+    sys::signal::block(SignalSet::empty()).map(drop).doing(|| "cannot unblock signals".to_owned())
+}
+
+/// The streams of the three descriptors asked for, if any were.
+pub(crate) fn streams(stdio: &Stdio) -> Option<[BorrowedFd<'_>; 3]> {
+    match stdio {
+        Stdio::Fds { stdin, stdout, stderr } => Some([stdin.as_fd(), stdout.as_fd(), stderr.as_fd()]),
+        Stdio::Inherit | Stdio::Terminal { .. } => None,
+    }
+}
+
+/// Sets the limits of process `pid` from outside, where raising one may still be allowed.
+pub(crate) fn set_rlimits(pid: u32, rlimits: &[Rlimit]) -> Result<()> {
+    let target = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    for limit in rlimits {
+        let Some(resource) = resource(&limit.kind) else {
+            return Err(wrong("process.rlimits", format_args!("{:?} is no resource", limit.kind)));
+        };
+        if limit.soft > limit.hard {
+            return Err(wrong(
+                "process.rlimits",
+                format_args!("{}: soft {} is over hard {}", limit.kind, limit.soft, limit.hard),
+            ));
+        }
+        let bound = |value: u64| if value == u64::MAX { None } else { Some(value) };
+        let new = rustix::process::Rlimit { current: bound(limit.soft), maximum: bound(limit.hard) };
+        rustix::process::prlimit(target, resource, new).at("prlimit", &limit.kind).map_err(|cause| {
+            let sentence = format!("cannot set the limit {} to {}:{}", limit.kind, limit.soft, limit.hard);
+            Error::system(sentence, cause).with_kind(ErrorKind::Limit)
+        })?;
+    }
+    Ok(())
+}
+
+fn resource(name: &str) -> Option<Resource> {
+    Some(match name.strip_prefix("RLIMIT_")? {
+        "AS" => Resource::As,
+        "CORE" => Resource::Core,
+        "CPU" => Resource::Cpu,
+        "DATA" => Resource::Data,
+        "FSIZE" => Resource::Fsize,
+        "LOCKS" => Resource::Locks,
+        "MEMLOCK" => Resource::Memlock,
+        "MSGQUEUE" => Resource::Msgqueue,
+        "NICE" => Resource::Nice,
+        "NOFILE" => Resource::Nofile,
+        "NPROC" => Resource::Nproc,
+        "RSS" => Resource::Rss,
+        "RTPRIO" => Resource::Rtprio,
+        "RTTIME" => Resource::Rttime,
+        "SIGPENDING" => Resource::Sigpending,
+        "STACK" => Resource::Stack,
+        _ => return None,
+    })
+}
+
+/// Sets `oom_score_adj` of process `pid`; a supervisor's own lowered score must not reach the container.
+pub(crate) fn set_oom_score(pid: u32, score: Option<i32>) -> Result<()> {
+    let Some(score) = score else { return Ok(()) };
+    let path = format!("/proc/{pid}/oom_score_adj");
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    rustix::fs::open(&path, flags, Mode::empty())
+        .at("open", &path)
+        .and_then(|file| sys::fs::write_all(file, score.to_string().as_bytes(), format_args!("{score} to {path}")))
+        .map_err(|cause| {
+            Error::system(format!("cannot set oom_score_adj to {score}"), cause).with_kind(ErrorKind::Limit)
+        })
+}

@@ -1,0 +1,88 @@
+//! What can go wrong with layers, snapshots and ranges.
+
+use std::io;
+
+use oci::Digest;
+
+/// A failure of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A system call failed.
+    #[error(transparent)]
+    Sys(#[from] sys::Error),
+    /// The stream that the archive is read from failed.
+    #[error("cannot read the layer archive: {0}")]
+    Source(#[source] io::Error),
+    /// The archive ends in the middle.
+    #[error("the layer archive is truncated")]
+    Truncated,
+    /// The archive's bytes are not a tar archive that every reader would read alike.
+    #[error("the layer archive is malformed at {entry:?}: {reason}")]
+    Malformed {
+        /// Name of the entry, as far as it was known.
+        entry: String,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A well-formed entry asks for something that no layer may have.
+    #[error("the layer archive's entry {entry:?} is refused: {reason}")]
+    Refused {
+        /// Name of the entry.
+        entry: String,
+        /// Why it is refused.
+        reason: &'static str,
+    },
+    /// The archive exceeds a bound.
+    #[error("the layer archive exceeds the limit of {limit} {what}")]
+    Limit {
+        /// What is bounded.
+        what: &'static str,
+        /// The bound.
+        limit: u64,
+    },
+    /// A layer is not in the store.
+    #[error("layer {0} is not in the store")]
+    MissingLayer(Digest),
+    /// A layer was committed without an archive that was applied to the end.
+    #[error("the layer was not unpacked to its end")]
+    Unfinished,
+    /// A snapshot was asked for over no layer at all.
+    #[error("an image without layers has no root file system")]
+    NoLayers,
+    /// A layer's record cannot be understood.
+    #[error("the record of layer {layer} is damaged: {reason}")]
+    Record {
+        /// The layer.
+        layer: Digest,
+        /// What is wrong with the record.
+        reason: String,
+    },
+    /// Parts of a tree could not be removed; everything else was.
+    #[error("{failures} entries below {path:?} could not be removed; the first: {first}")]
+    NotRemoved {
+        /// The tree.
+        path: String,
+        /// How many entries failed.
+        failures: u64,
+        /// The first failure.
+        first: sys::Error,
+    },
+    /// A directory was moved away while its tree was walked.
+    #[error("the tree below {0:?} changed while it was walked")]
+    Moved(String),
+    /// A container id that cannot be a file name.
+    #[error("container id {0:?} is not a file name")]
+    InvalidId(String),
+    /// Every id range is leased.
+    #[error("all {0} user id ranges are in use")]
+    NoFreeRange(u16),
+}
+
+/// The result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An archive's name as text for people.
+pub(crate) fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}

@@ -1,0 +1,30 @@
+//! Layers on disk, the writable layer of a container, and what user namespaces need of a file system.
+//!
+//! - [`layers`]: immutable layers, complete as soon as their name exists; [`staging`] is how one comes to be.
+//! - [`archive`]: bounds on layer archives; reading tar is ours, so that no reader disagrees with the one that writes.
+//! - [`snapshot`]: upper and work directory of a container, and the overlay they form with an image's layers.
+//! - [`ranges`]: leases of user and group id ranges.
+//! - [`idmap`]: which file systems can be mounted with mapped ids.
+//!
+//! Every path inside a layer is resolved by the kernel from an open directory (`openat2`, `RESOLVE_IN_ROOT`) and used by
+//! descriptor; nothing here follows a link out of a layer, executes, or prints.
+
+pub mod archive;
+pub mod error;
+mod extract;
+pub mod idmap;
+mod inherit;
+pub mod layers;
+pub mod ranges;
+mod record;
+pub mod snapshot;
+pub mod staging;
+mod tree;
+mod walk;
+mod xattr;
+
+pub use archive::Limits;
+pub use error::{Error, Result};
+pub use layers::LayerStore;
+pub use staging::{LayerStats, Staging};
+pub use walk::Usage;

@@ -1,0 +1,167 @@
+//! Images as files: load, import, list, tag, inspect, remove.
+
+use serde_json::json;
+use testkit::image::{Packing, digest};
+use testkit::{Host, Image, Tar};
+
+#[test]
+fn loads_a_docker_archive_from_a_file() {
+    let host = Host::new();
+    let file = host.scratch("files").join("busybox.tar");
+    std::fs::write(&file, Image::busybox("busybox:1").docker_archive().tar()).expect("write the archive");
+    let output = host.lighter(&["load", "-i", &file.to_string_lossy()]);
+    assert_eq!(output.ok().out().lines().last(), Some("Loaded image: busybox:1"), "{output}");
+    host.lighter(&["run", "--rm", "busybox:1", "true"]).ok();
+}
+
+#[test]
+fn loads_every_packing_of_both_formats() {
+    let host = Host::new();
+    for (n, outer) in [Packing::Plain, Packing::Gzip, Packing::Zstd].into_iter().enumerate() {
+        let name = format!("docker:{n}");
+        let archive = Image::busybox(&name).file("mark", 0o644, name.as_bytes()).docker_archive().tar();
+        host.lighter_reading(&["load"], &outer.pack(&archive)).ok();
+        assert_eq!(host.lighter(&["run", "--rm", &name, "cat", "/mark"]).ok().out(), name);
+        for (m, inner) in [Packing::Plain, Packing::Gzip, Packing::Zstd].into_iter().enumerate() {
+            let name = format!("layout:{n}{m}");
+            let archive = Image::busybox(&name).file("mark", 0o644, name.as_bytes()).oci_layout(inner).tar();
+            host.lighter_reading(&["load"], &outer.pack(&archive)).ok();
+            assert_eq!(host.lighter(&["run", "--rm", &name, "cat", "/mark"]).ok().out(), name);
+        }
+    }
+}
+
+#[test]
+fn loads_an_unpacked_layout_and_several_images_of_one_archive() {
+    let host = Host::new();
+    let dir = host.scratch("layout");
+    Image::busybox("unpacked:1").oci_layout(Packing::Gzip).write_below(&dir);
+    host.lighter(&["load", "-i", &dir.to_string_lossy()]).ok();
+    host.lighter(&["run", "--rm", "unpacked:1", "true"]).ok();
+
+    let mut both = Image::busybox("one:1").docker_archive();
+    let other = Image::busybox("two:1").set("Env", json!(["TWO=2"])).docker_archive();
+    let mut entry = serde_json::Value::Null;
+    let mut config = String::new();
+    let mut copy = other.clone();
+    copy.edit("manifest.json", |manifest| {
+        entry = manifest[0].clone();
+        manifest[0]["Config"].as_str().unwrap_or_default().clone_into(&mut config);
+    });
+    both.put(&config, other.get(&config).to_vec());
+    both.edit("manifest.json", |manifest| manifest.as_array_mut().expect("a list").push(entry));
+    host.lighter_reading(&["load"], &both.tar()).ok();
+    host.lighter(&["run", "--rm", "one:1", "true"]).ok();
+    assert_eq!(host.lighter(&["run", "--rm", "two:1", "printenv", "TWO"]).ok().out(), "2");
+}
+
+#[test]
+fn imports_a_root_file_system_with_changes() {
+    let host = Host::new();
+    let layer = testkit::image::busybox_layer();
+    let file = host.scratch("files").join("rootfs.tar.gz");
+    std::fs::write(&file, Packing::Gzip.pack(layer)).expect("write the archive");
+    let changes = [
+        "CMD [\"sh\", \"-c\", \"echo $GREETING from $PWD as $(id -un)\"]",
+        "ENV GREETING=hello",
+        "WORKDIR /srv",
+        "USER alice",
+        "LABEL org.example.kind=test",
+        "EXPOSE 80/tcp",
+        "STOPSIGNAL SIGINT",
+    ];
+    let mut args = vec!["import"];
+    for change in changes {
+        args.extend(["-c", change]);
+    }
+    let path = file.to_string_lossy();
+    args.extend([path.as_ref(), "imported:1"]);
+    let output = host.lighter(&args);
+    assert!(output.ok().out().starts_with("sha256:"), "{output}");
+    assert_eq!(host.lighter(&["run", "--rm", "imported:1"]).ok().out(), "hello from /srv as alice");
+    let image = host.inspect("imported:1");
+    assert_eq!(image["Config"]["Labels"]["org.example.kind"], "test");
+    assert_eq!(image["Config"]["StopSignal"], "SIGINT");
+    assert!(image["Config"]["ExposedPorts"]["80/tcp"].is_object(), "{image}");
+
+    host.lighter_reading(&["import", "-", "piped:1"], layer).ok();
+    host.lighter(&["run", "--rm", "piped:1", "true"]).ok();
+    host.lighter_reading(&["import", "-c", "FROM scratch", "-", "bad:1"], layer).rejected("FROM");
+}
+
+#[test]
+fn upper_layers_hide_what_they_delete() {
+    let host = Host::new();
+    let below = Tar::new()
+        .dir("d/", 0o755)
+        .file("d/kept", 0o644, b"1")
+        .file("d/deleted", 0o644, b"1")
+        .dir("opaque/", 0o755)
+        .file("opaque/old", 0o644, b"1")
+        .file("replaced", 0o600, b"old");
+    // The opaque marker comes after its sibling on purpose: both orders are legal.
+    let above = Tar::new()
+        .file("d/.wh.deleted", 0o644, b"")
+        .file("opaque/new", 0o644, b"2")
+        .file("opaque/.wh..wh..opq", 0o644, b"")
+        .file("replaced", 0o644, b"new");
+    host.load(&Image::busybox("layers:1").layer(below.finish()).layer(above.finish()));
+    let script = "ls d opaque; cat replaced; stat -c %a replaced";
+    let output = host.lighter(&["run", "--rm", "-w", "/", "layers:1", "sh", "-c", script]);
+    assert_eq!(output.ok().out().split_whitespace().collect::<Vec<_>>(), ["d:", "kept", "opaque:", "new", "new644"]);
+}
+
+#[test]
+fn tags_lists_and_removes_like_docker() {
+    let host = Host::with_busybox();
+    let id = host.lighter(&["images", "-q"]).ok().out();
+    assert_eq!(id.lines().count(), 1);
+    host.lighter(&["tag", "busybox", "example.org/team/tool:v2"]).ok();
+    let list = host.lighter(&["images"]).ok().out();
+    assert!(list.contains("busybox") && list.contains("example.org/team/tool"), "{list}");
+
+    let image = host.inspect("busybox");
+    assert!(image["Id"].as_str().is_some_and(|id| id.starts_with("sha256:") && id.len() == 71), "{image}");
+    assert_eq!(image["Architecture"], "amd64");
+    assert_eq!(image["Os"], "linux");
+    assert_eq!(image["RootFS"]["Layers"], json!([digest(testkit::image::busybox_layer())]));
+    let tags: Vec<&str> = image["RepoTags"].as_array().expect("a list").iter().filter_map(|tag| tag.as_str()).collect();
+    assert!(tags.contains(&"busybox:latest") && tags.contains(&"example.org/team/tool:v2"), "{tags:?}");
+
+    let short = id.trim_start_matches("sha256:").get(..12).expect("an id is longer");
+    host.lighter(&["rmi", short]).rejected("");
+    let untagged = host.lighter(&["rmi", "example.org/team/tool:v2"]);
+    assert!(untagged.ok().out().contains("Untagged: example.org/team/tool:v2"), "{untagged}");
+    host.lighter(&["run", "--rm", "busybox", "true"]).ok();
+
+    host.lighter(&["create", "--name", "user", "busybox"]).ok();
+    host.lighter(&["rmi", "busybox"]).rejected("user");
+    host.lighter(&["rm", "user"]).ok();
+    let deleted = host.lighter(&["rmi", "busybox"]);
+    assert!(deleted.ok().out().contains("Deleted: "), "{deleted}");
+    assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "");
+    host.lighter(&["rmi", "busybox"]).rejected("busybox");
+    let layers = std::fs::read_dir(host.root().join("layers")).into_iter().flatten().flatten();
+    let left: Vec<_> =
+        layers.map(|entry| entry.file_name()).filter(|name| !name.as_encoded_bytes().starts_with(b".")).collect();
+    assert!(left.is_empty(), "a deleted image's layers are gone: {left:?}");
+}
+
+#[test]
+fn a_new_image_of_the_same_name_takes_the_name() {
+    let host = Host::with_busybox();
+    host.load(&Image::busybox("busybox:latest").file("mark", 0o644, b"second"));
+    assert_eq!(host.lighter(&["run", "--rm", "busybox", "cat", "/mark"]).ok().out(), "second");
+}
+
+#[test]
+fn the_content_store_is_a_layout_other_tools_read() {
+    let host = Host::with_busybox();
+    let content = host.root().join("content");
+    let layout = std::fs::read_to_string(content.join("oci-layout")).expect("content/oci-layout");
+    assert!(layout.contains("imageLayoutVersion"), "{layout}");
+    let index: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(content.join("index.json")).expect("content/index.json")).expect("JSON");
+    let digest = index["manifests"][0]["digest"].as_str().expect("a manifest").replace(':', "/");
+    assert!(content.join("blobs").join(digest).exists());
+}

@@ -1,0 +1,119 @@
+//! Limits: measured from outside, by the kernel's own counters.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use testkit::{Host, cgroup, process::tool};
+
+#[test]
+fn a_memory_hog_is_killed_and_inspect_says_why() {
+    let host = Host::new();
+    host.load(&crate::armed("armed:1"));
+    let output = host.lighter(&["run", "--name", "hog", "-m", "64m", "armed:1", "payload", "hog", "256"]);
+    output.exits(137);
+    let state = host.inspect("hog")["State"].clone();
+    assert_eq!(
+        (&state["OOMKilled"], &state["ExitCode"], &state["Status"]),
+        (&json!(true), &json!(137), &json!("exited"))
+    );
+    let fits = host.lighter(&["run", "--name", "fits", "-m", "64m", "armed:1", "payload", "hog", "32"]);
+    assert_eq!(fits.ok().out(), "held 32 MiB");
+    assert_eq!(host.inspect("fits")["State"]["OOMKilled"], false);
+}
+
+#[test]
+fn a_fork_bomb_stays_in_its_limit() {
+    let host = Host::alone();
+    host.load(&testkit::Image::busybox("busybox:latest"));
+    let id = host.detached(
+        &["--name", "bomb", "--pids-limit", "64"],
+        &["sh", "-c", "sleep 1; b() { b | b & }; b; while :; do b; done"],
+    );
+    // No bomb goes off without its limit.
+    assert_eq!(cgroup::read(&id, "pids.max").as_deref(), Some("64"));
+    let end = Instant::now() + Duration::from_secs(4);
+    let mut most = 0;
+    while Instant::now() < end {
+        most = most.max(cgroup::read(&id, "pids.current").and_then(|text| text.parse().ok()).unwrap_or(0));
+        let start = Instant::now();
+        tool("true", &[]);
+        assert!(start.elapsed() < Duration::from_secs(1), "the host answers");
+    }
+    assert!((32..=64).contains(&most), "at most 64 processes, and it did bomb: {most}");
+    let removal = host.lighter(&["rm", "-f", "bomb"]);
+    assert!(removal.ok().took < Duration::from_secs(10), "{removal}");
+    host.assert_clean();
+}
+
+#[test]
+fn half_a_cpu_is_half_a_cpu() {
+    let host = Host::alone();
+    host.load(&crate::armed("busybox:latest"));
+    let id = host.detached(&["--cpus", "0.5"], &["payload", "spin", "30"]);
+    std::thread::sleep(Duration::from_millis(500));
+    let (start, used) = (Instant::now(), cgroup::cpu_used(&id));
+    std::thread::sleep(Duration::from_secs(4));
+    let share = (cgroup::cpu_used(&id) - used).as_secs_f64() / start.elapsed().as_secs_f64();
+    assert!((0.45..=0.55).contains(&share), "used {share:.3} of a core");
+}
+
+#[test]
+fn default_and_given_limits_reach_the_kernel() {
+    let host = Host::with_busybox();
+    let plain = host.detached(&[], &["sleep", "1000"]);
+    assert_eq!(cgroup::read(&plain, "pids.max").as_deref(), Some("2048"));
+    let id = host.detached(
+        &["-m", "100m", "--memory-swap", "100m", "--cpus", "1.5", "--cpu-shares", "512", "--cpuset-cpus", "0"],
+        &["sleep", "1000"],
+    );
+    let bytes = (100u64 << 20).to_string();
+    if cgroup::is_v2() {
+        assert_eq!(cgroup::read(&id, "memory.max"), Some(bytes));
+        assert_eq!(cgroup::read(&id, "memory.swap.max").as_deref(), Some("0"));
+        assert_eq!(cgroup::read(&id, "cpu.max").as_deref(), Some("150000 100000"));
+    } else {
+        assert_eq!(cgroup::read(&id, "memory.limit_in_bytes"), Some(bytes));
+        assert_eq!(cgroup::read(&id, "cpu.cfs_quota_us").as_deref(), Some("150000"));
+        assert_eq!(cgroup::read(&id, "cpu.shares").as_deref(), Some("512"));
+    }
+    assert_eq!(cgroup::read(&id, "cpuset.cpus").as_deref(), Some("0"));
+    assert_eq!(host.lighter(&["exec", &id, "nproc"]).ok().out(), "1");
+    let config = host.inspect(&id)["HostConfig"].clone();
+    assert_eq!(
+        (&config["NanoCpus"], &config["CpuShares"], &config["CpusetCpus"]),
+        (&json!(1_500_000_000u64), &json!(512), &json!("0"))
+    );
+}
+
+/// The disk under `path`: the whole device, which is what throttling takes.
+fn disk(path: &std::path::Path) -> Option<PathBuf> {
+    let device = std::fs::metadata(path).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let mut entry = std::fs::canonicalize(format!("/sys/dev/block/{major}:{minor}")).ok()?;
+    if entry.join("partition").exists() {
+        entry.pop();
+    }
+    Some(PathBuf::from("/dev").join(entry.file_name()?))
+}
+
+#[test]
+fn device_write_bps_throttles() {
+    let host = Host::alone();
+    host.load(&testkit::Image::busybox("busybox:latest"));
+    let disk = disk(host.root()).expect("the data root is on a disk");
+    // Direct writes: control groups v1 see no others.
+    let script = "dd if=/dev/zero of=/x bs=256k count=16 oflag=direct 2>/dev/null && rm /x";
+    let write = |flags: &[&str]| {
+        let start = Instant::now();
+        host.sh(flags, script).ok();
+        start.elapsed()
+    };
+    let free = write(&[]);
+    let throttled = write(&["--device-write-bps", &format!("{}:1mb", disk.display())]);
+    // Four MiB at one MiB a second.
+    assert!(throttled > Duration::from_secs(2), "4 MiB took {throttled:?}, and {free:?} without a limit");
+    assert!(throttled < Duration::from_secs(15), "4 MiB took {throttled:?}");
+    assert!(free < Duration::from_secs(2), "4 MiB took {free:?} without a limit");
+}

@@ -1,0 +1,35 @@
+//! End to end: the release binary, driven as a user drives it, on a host of each test's own.
+//!
+//! Modules are named after what the user sees. `cargo xtask test` builds everything these tests need.
+
+mod archives;
+mod debian;
+mod exploits;
+mod faults;
+mod hello;
+mod images;
+mod input;
+mod isolation;
+mod lifecycle;
+mod limits;
+mod mounts;
+mod pull;
+mod run;
+mod runtime_face;
+mod soak;
+mod streams;
+mod terminals;
+mod users;
+
+use serde_json::json;
+use testkit::Image;
+
+/// The program that attacks: see `src/bin/payload.rs`.
+fn payload() -> Vec<u8> {
+    std::fs::read(env!("CARGO_BIN_EXE_payload")).expect("cargo builds the payload with the tests")
+}
+
+/// busybox with the payload as `/bin/payload`.
+fn armed(name: &str) -> Image {
+    Image::busybox(name).file("bin/payload", 0o755, &payload()).set("Cmd", json!(["sh"]))
+}

@@ -1,0 +1,41 @@
+//! Debian packages that the chores need, installed when they are missing.
+
+use std::process::{Command, Stdio};
+
+use crate::{Outcome, run, say, sh};
+
+/// A program that proves a package, and the package.
+const NEEDED: [(&str, &str); 9] = [
+    ("busybox", "busybox-static"),
+    ("docker-registry", "docker-registry"),
+    ("debootstrap", "debootstrap"),
+    ("skopeo", "skopeo"),
+    ("htpasswd", "apache2-utils"),
+    ("zstd", "zstd"),
+    ("xz", "xz-utils"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("cc", "gcc"),
+];
+
+/// Where this machine has the program.
+pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
+    let path = std::env::var("PATH").unwrap_or_default();
+    let places = path.split(':').chain(["/usr/sbin", "/sbin", "/usr/local/sbin"]);
+    places.map(|place| std::path::Path::new(place).join(program)).find(|file| file.is_file())
+}
+
+/// Installs what is missing.
+pub(crate) fn install() -> Outcome {
+    let missing: Vec<&str> =
+        NEEDED.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    say(&format!("installing {}", missing.join(" ")));
+    sh("apt-get", &["-qq", "update"])?;
+    let mut command = Command::new("apt-get");
+    command.args(["-qq", "install", "-y", "--no-install-recommends"]).args(&missing);
+    // The registry's package starts a service where there is an init; the tests start their own.
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").stdin(Stdio::null());
+    run(&mut command)
+}
