@@ -125,7 +125,8 @@ fn extra_host(text: &str) -> Result<(String, String), String> {
 }
 
 fn mounts(args: &Args) -> Outcome<Vec<engine::spec::MountSpec>> {
-    let host = mount::Host::current();
+    // Asked of the kernel only when there is a host path to read.
+    let host = std::cell::LazyCell::new(mount::Host::current);
     let mut mounts = args.each("volume", |text| mount::volume(text, &host))?;
     mounts.extend(args.each("mount", |text| mount::mount(text, &host))?);
     mounts.extend(args.each("tmpfs", mount::tmpfs)?);

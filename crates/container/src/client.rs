@@ -15,6 +15,9 @@ use crate::error::{Doing, Error, Result};
 use crate::monitor::SOCKET;
 use crate::protocol::{Attach, Event, MAX_DATA, MAX_PACKET, Message, Notice, Request, STDIN_WINDOW};
 
+/// How long a monitor may take to read what it is told: it never waits for anything but its disk.
+const SEND_LIMIT: Duration = Duration::from_secs(30);
+
 /// A conversation with the monitor of one run of a container. Dropping it detaches.
 #[derive(Debug)]
 pub struct Session {
@@ -315,10 +318,19 @@ impl Session {
     }
 
     fn send(&self, packet: &[u8]) -> Result<()> {
+        let deadline = Instant::now() + SEND_LIMIT;
         loop {
-            match rustix::net::send(&self.socket, packet, SendFlags::NOSIGNAL) {
+            match rustix::net::send(&self.socket, packet, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    let mut entries = [PollFd::new(&self.socket, PollFlags::OUT)];
+                    let ready = sys::process::poll_until(&mut entries, Some(left));
+                    if ready.doing("talking to the container's monitor")? == 0 {
+                        return Err(Error::Timeout("talking to the container's monitor"));
+                    }
+                }
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(Error::MonitorGone),
                 Err(errno) => return Err(errno).at("send", "session").doing("talking to the container's monitor"),
             }

@@ -41,6 +41,8 @@ pub mod names {
 pub(crate) const CONFIG_LIMIT: usize = 16 * 1024 * 1024;
 /// Most bytes of a `status`.
 const STATUS_LIMIT: usize = 256 * 1024;
+/// Suffix of a container that is being deleted; one that is being made has its maker's pid there.
+const DELETED: &str = "deleted";
 /// Deepest directory tree that [`ContainerDir::delete`] descends: each level holds a descriptor.
 const DEPTH_LIMIT: usize = 512;
 
@@ -117,6 +119,32 @@ impl ContainerDir {
             }
         }
         Ok(ids)
+    }
+
+    /// Deletes what commands that died left below `containers`: half-made and half-deleted containers. What a living
+    /// process is making is left alone. Gives how many were deleted.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or the first failed deletion's, after trying all.
+    pub fn sweep(containers: &Path) -> Result<usize> {
+        let dir = match open_dir(CWD, containers) {
+            Ok(dir) => dir,
+            Err(error) if error.errno() == Errno::NOENT => return Ok(0),
+            Err(error) => return Err(error).doing("opening the directory of containers"),
+        };
+        let (mut swept, mut failed) = (0, None);
+        for entry in Dir::read_from(&dir).at("getdents", containers.display()).doing("listing containers")? {
+            let entry = entry.at("getdents", containers.display()).doing("listing containers")?;
+            let Some(name) = entry.file_name().to_str().ok().filter(|name| is_leftover(name)) else { continue };
+            match delete_tree(dir.as_fd(), name.as_ref(), 0) {
+                Ok(()) => swept += 1,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            Some(error) => Err(error).doing("sweeping the directory of containers"),
+            None => Ok(swept),
+        }
     }
 
     /// Where it is.
@@ -218,7 +246,7 @@ impl ContainerDir {
             return Err(Error::NotFound(self.path.display().to_string()));
         };
         let parent = open_dir(CWD, containers).doing("opening the directory of containers")?;
-        let trash = format!(".{}.deleted", id.to_string_lossy());
+        let trash = format!(".{}.{DELETED}", id.to_string_lossy());
         match renameat(&parent, id, &parent, trash.as_str()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno).at("renameat", self.path.display()).doing("deleting the container"),
@@ -294,6 +322,14 @@ pub fn is_active(state: State) -> bool {
         State::Starting | State::Running | State::Paused | State::Stopping => true,
         State::Created | State::Exited | State::Removing | State::Dead => false,
     }
+}
+
+fn is_leftover(name: &str) -> bool {
+    let Some((id, suffix)) = name.strip_prefix('.').and_then(|name| name.split_once('.')) else { return false };
+    let is_ours = id.parse::<ContainerId>().is_ok();
+    // The pid may be another process's by now; then the directory waits for a later sweep.
+    let is_dead = || suffix.parse().is_ok_and(|pid| sys::process::open_pid(pid).is_err());
+    is_ours && (suffix == DELETED || is_dead())
 }
 
 fn open_dir(base: impl AsFd, path: &Path) -> sys::Result<OwnedFd> {
@@ -449,6 +485,22 @@ mod tests {
         drop(child.stdin.take());
         child.wait().expect("waited");
         dir.lock(Duration::from_secs(5)).expect("freed by the child's end");
+    }
+
+    #[test]
+    fn only_what_the_dead_left_is_swept() {
+        let scratch = Scratch::new("dir-sweep");
+        let dir = made(&scratch);
+        let id = "ab".repeat(32);
+        let kept = format!(".{id}.{}", std::process::id());
+        for name in [&format!(".{id}.deleted"), &format!(".{id}.4194304"), &kept, ".other.deleted", "plain"] {
+            std::fs::create_dir_all(scratch.path().join(name).join("upper/a")).expect("made");
+        }
+        assert_eq!(ContainerDir::sweep(scratch.path()).expect("swept"), 2);
+        assert_eq!(ContainerDir::sweep(scratch.path()).expect("swept"), 0);
+        assert!(scratch.path().join(kept).exists() && scratch.path().join("plain").exists());
+        assert!(dir.status().is_ok());
+        assert_eq!(ContainerDir::sweep(&scratch.path().join("absent")).expect("nothing there"), 0);
     }
 
     #[test]

@@ -150,7 +150,7 @@ fn watch(inheritance: Inheritance) -> i32 {
             drop(request);
             drop(telephone);
             let score = settle(&mut monitor);
-            let reaping = monitor.run().unwrap_or(Reaping::Monitor);
+            let reaping = monitor.run();
             let command = monitor.reap_command().to_vec();
             // In this order: whoever sees the session's end finds the lock free.
             drop(lock);

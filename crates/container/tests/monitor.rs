@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use container::client::{Ended, Received, connect};
-use container::protocol::{Attach, Event, FailureKind, Flow, Notice, Stream};
+use container::protocol::{Attach, Event, FailureKind, Flow, Notice, Request, Stream};
 use container::record::{Config, State, Status, UsernsPosture};
 use container::recover::{Recovered, recover};
 use container::request::{RootfsRequest, StartRequest};
@@ -29,6 +29,9 @@ fn inside(what: &str) -> i32 {
             if read && told && erred { 7 } else { 1 }
         }
         "sleep" => {
+            if writeln!(std::io::stdout(), "ready").is_err() {
+                return 1;
+            }
             std::thread::sleep(LONG * 3);
             0
         }
@@ -49,6 +52,7 @@ fn main() {
     a_container_from_start_to_end(&root);
     a_command_that_does_not_exist(&root);
     a_monitor_that_is_killed(&root);
+    a_terminal_a_freeze_and_a_stop(&root);
     std::fs::remove_dir_all(&root).expect("removed");
 }
 
@@ -217,4 +221,43 @@ fn a_monitor_that_is_killed(root: &Path) {
     let Recovered::Lost { status, left, .. } = recovered else { panic!("{recovered:?}") };
     assert_eq!((status.state, status.exit_code, left), (State::Exited, 255, Vec::new()));
     assert!(!has_cgroup(4));
+}
+
+fn a_terminal_a_freeze_and_a_stop(root: &Path) {
+    let mut spec = spec(5, &[INSIDE, "sleep"]);
+    if let Some(process) = &mut spec.process {
+        process.terminal = true;
+    }
+    let mount = |place: &str, kind: &str, options: &[&str]| Mount {
+        destination: place.into(),
+        kind: kind.to_owned(),
+        source: Some(kind.into()),
+        options: options.iter().map(|&option| option.to_owned()).collect(),
+        ..Mount::default()
+    };
+    spec.mounts.push(mount("/dev", "tmpfs", &["mode=755"]));
+    spec.mounts.push(mount("/dev/pts", "devpts", &["newinstance", "ptmxmode=0666", "mode=0620"]));
+    let (dir, mut session) = begin(root, 5, spec, rootfs(root));
+    session.attach(attach()).expect("sent");
+    session.start().expect("sent");
+    let mut out = Vec::new();
+    while !out.ends_with(b"ready\r\n") {
+        match session.recv(Some(LONG)).expect("received") {
+            Received::Event(Event::Output { data, .. }) => out.extend(data),
+            Received::Event(Event::Notice(Notice::Created { .. } | Notice::Started { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let mut other = connect(&root.join("run-5")).expect("connected");
+    other.resize(30, 90).expect("sent");
+    other.ask(&Request::Pause, LONG).expect("frozen");
+    assert_eq!(dir.observe().expect("observed").state(), State::Paused);
+    other.ask(&Request::Unpause, LONG).expect("thawed");
+    other.ask(&Request::Pause, LONG).expect("frozen");
+    // Process 1 of a pid namespace ignores signals it does not handle: only the kill after the timeout ends it.
+    let ended = other.stop(None, Some(0), Some(LONG)).expect("stopped");
+    assert_eq!(ended, Ended::Exited { code: 137, oom_killed: false });
+    assert_eq!(session.wait(Some(LONG)).expect("told"), ended);
+    assert!(!has_cgroup(5));
+    wait_for("the reap command", || root.join("reaped-5").exists());
 }

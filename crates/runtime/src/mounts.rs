@@ -314,10 +314,10 @@ fn device_node(plan: &Plan<'_>, dir: &OwnedFd, device: &LinuxDevice, uid: u32, g
 /// Names below `/sys/fs/cgroup` of a v1 or hybrid host: what the process attaches after the tmpfs.
 pub(crate) fn cgroup_names(cgroup: &Cgroup) -> Result<Vec<String>> {
     let hierarchies = cgroup.hierarchies().map_err(|error| cgroup_error("cannot open the control group", error))?;
-    if let [only] = &hierarchies[..] {
-        if only.version == Version::V2 {
-            return Ok(Vec::new());
-        }
+    if let [only] = &hierarchies[..]
+        && only.version == Version::V2
+    {
+        return Ok(Vec::new());
     }
     let name = |mount: &Path| mount.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     Ok(hierarchies.iter().map(|hierarchy| name(hierarchy.mount)).collect())

@@ -140,10 +140,10 @@ fn program(profile: &oci::runtime::LinuxSeccomp, cache: Option<&Path>) -> Result
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     // The cache only saves time: whatever is wrong with it, the program is compiled.
     let directory = rustix::fs::open(cache, flags, Mode::empty());
-    if let Ok(directory) = &directory {
-        if let Ok(Some(program)) = Program::load_cached(directory, &key) {
-            return Ok(program);
-        }
+    if let Ok(directory) = &directory
+        && let Ok(Some(program)) = Program::load_cached(directory, &key)
+    {
+        return Ok(program);
     }
     let program = compile()?;
     let directory = directory.or_else(|_| {

@@ -75,6 +75,24 @@ impl LayerStore {
     }
 }
 
+impl LayerStore {
+    /// Moves a container's writable layer to the trash, which takes no time however much it holds; what is gone is
+    /// moved already. The overlay must not be mounted any more. [`LayerStore::empty_trash`] removes it for good.
+    ///
+    /// # Errors
+    /// The first failure; EXDEV where the container is not on the store's file system ([`remove_upper`] works there).
+    pub fn discard_upper(&self, container: &Path) -> Result<()> {
+        let dir = match open_container(container) {
+            Err(error) if error.errno() == Errno::NOENT => return Ok(()),
+            dir => dir?,
+        };
+        // The work directory first: where it exists, `upper` counts as complete.
+        let work = self.dirs.discard(dir.as_fd(), "work");
+        let upper = self.dirs.discard(dir.as_fd(), "upper");
+        work.and(upper).map(drop)
+    }
+}
+
 fn make(dir: &OwnedFd, name: &str) -> sys::Result<()> {
     match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
@@ -92,7 +110,7 @@ pub fn remove_upper(container: &Path) -> Result<()> {
         Err(error) if error.errno() == Errno::NOENT => return Ok(()),
         dir => dir?,
     };
-    // The upper directory first: where `work` exists, `upper` counts as complete.
+    // The work directory first: where it exists, `upper` counts as complete.
     let work = walk::remove(dir.as_fd(), c"work");
     let upper = walk::remove(dir.as_fd(), c"upper");
     work.and(upper)
@@ -151,6 +169,12 @@ mod tests {
         remove_upper(&container).unwrap();
         assert_eq!(fs::read_dir(&container).unwrap().count(), 0);
         assert_eq!(upper_usage(&container).unwrap(), Usage::default());
+
+        store.create_upper(&container, std::slice::from_ref(&id)).unwrap();
+        store.discard_upper(&container).unwrap();
+        store.discard_upper(&container).unwrap();
+        assert_eq!(fs::read_dir(&container).unwrap().count(), 0);
+        assert_eq!(store.empty_trash().unwrap(), 2);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod capability;
 pub mod error;
 pub mod fs;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod process;

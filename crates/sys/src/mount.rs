@@ -94,14 +94,12 @@ pub enum Propagation {
 
 impl Propagation {
     fn bits(self) -> u64 {
-        let bits = match self {
+        match self {
             Self::Shared => libc::MS_SHARED,
             Self::Slave => libc::MS_SLAVE,
             Self::Private => libc::MS_PRIVATE,
             Self::Unbindable => libc::MS_UNBINDABLE,
-        };
-        // The four constants are single positive bits.
-        bits as u64
+        }
     }
 }
 

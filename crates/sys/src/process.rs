@@ -148,7 +148,7 @@ pub fn clone_process(args: &CloneArgs<'_>, child: impl FnOnce() -> i32) -> Resul
 /// When `/proc` is not mounted.
 pub fn thread_count() -> Result<u64> {
     let stat = rustix::fs::stat("/proc/self/task").at("stat", "/proc/self/task")?;
-    Ok(u64::from(stat.st_nlink).saturating_sub(2))
+    Ok(stat.st_nlink.saturating_sub(2))
 }
 
 /// Ends the process at once: no destructors, no exit handlers, no flushing.

@@ -121,8 +121,10 @@ mod tests {
         let before = block(SignalSet::empty().with(libc::SIGUSR2)).expect("blocked");
         let fd = descriptor(SignalSet::empty().with(libc::SIGUSR2)).expect("made");
         assert_eq!(next(&fd), Ok(None));
+        // SAFETY: the call only asks for this thread's handle.
+        let this = unsafe { libc::pthread_self() };
         // SAFETY: a signal to this very thread, which blocks it.
-        unsafe { libc::pthread_kill(libc::pthread_self(), libc::SIGUSR2) };
+        unsafe { libc::pthread_kill(this, libc::SIGUSR2) };
         let (signal, pid) = next(&fd).expect("read").expect("pending");
         assert_eq!((signal, pid), (libc::SIGUSR2, std::process::id()));
         block(before).expect("restored");

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions, read_dir, read_link};
 use std::io::{Write, stdout};
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto, recv, sendto, socket, sockopt};
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -23,9 +25,10 @@ fn main() -> ExitCode {
         ["hog", mebibytes] => hog(mebibytes.parse().unwrap_or(0)),
         ["spin", seconds] => spin(duration(seconds)),
         ["writable", roots @ ..] => writable(roots),
+        ["ping"] => ping(),
         ["pattern", bytes] => pattern(bytes.parse().unwrap_or(0)),
         _ => Err(std::io::Error::other(
-            "descriptors | overwrite-exe S | swap A B S | hog MIB | spin S | writable DIR... | pattern BYTES",
+            "descriptors | overwrite-exe S | swap A B S | hog MIB | spin S | writable DIR... | ping | pattern BYTES",
         )),
     };
     match done {
@@ -142,7 +145,21 @@ fn pattern(bytes: usize) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Names every file below `roots` that opens for writing. Nothing is written. Processes' own directories do not count.
+/// An echo request to loopback through a ping socket, which needs no capability, and its reply.
+fn ping() -> std::io::Result<()> {
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP))?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(Duration::from_secs(5)))?;
+    // Type 8, code 0; the kernel fills in checksum and identifier. The payload tells the reply from others.
+    let request = *b"\x08\0\0\0\0\0\0\x01lighter";
+    sendto(&socket, &request, SendFlags::empty(), &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+    let mut reply = [0; 64];
+    let (_, length) = recv(&socket, &mut reply, RecvFlags::empty())?;
+    let echoed = reply[0] == 0 && reply[..length].ends_with(b"lighter");
+    writeln!(stdout(), "{}", if echoed { "echoed" } else { "something else came back" })
+}
+
+/// Names every file below `roots` that opens for writing. Nothing is written. Processes' own directories do not count,
+/// nor does `/proc/pressure`, which the kernel means for everybody.
 fn writable(roots: &[&str]) -> std::io::Result<()> {
     let mut stack: Vec<PathBuf> = roots.iter().map(PathBuf::from).collect();
     let mut out = stdout().lock();
@@ -150,7 +167,7 @@ fn writable(roots: &[&str]) -> std::io::Result<()> {
         for entry in read_dir(&dir).into_iter().flatten().flatten() {
             let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
             let process = dir.as_os_str() == "/proc" && entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
-            if kind.is_dir() && !process {
+            if kind.is_dir() && !process && !path.starts_with("/proc/pressure") {
                 stack.push(path);
             } else if kind.is_file() && OpenOptions::new().append(true).open(&path).is_ok() {
                 writeln!(out, "{}", path.display())?;

@@ -76,7 +76,7 @@ fn control_characters_stay_data() {
     assert_eq!(output.ok().stdout, value.as_bytes());
     host.lighter(&["create", "--name", "odd", "--label", &format!("l={value}"), "busybox"]).ok();
     assert_eq!(host.inspect("odd")["Config"]["Labels"]["l"], value);
-    for name in ["a\nb", "a b", "../x", "", "-x", "a/b"] {
+    for name in ["a\nb", "a b", "../x", "-x", "a/b"] {
         assert_eq!(host.lighter(&["create", "--name", name, "busybox"]).status, 125, "{name:?}");
     }
     host.sh(&["--hostname", "a\nb"], "true").exits(125);

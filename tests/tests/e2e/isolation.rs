@@ -108,7 +108,7 @@ fn fall_backs_are_visible() {
 fn network_none_has_loopback_only_and_host_has_the_hosts() {
     let host = Host::with_busybox();
     let links = |flags: &[&str]| {
-        host.sh(flags, "ls /sys/class/net; ip -o link | wc -l; ping -c 1 -w 5 127.0.0.1 >/dev/null").ok().out()
+        host.sh(flags, "ls /sys/class/net; ip -o link | wc -l; ip -o addr show lo | grep -q 127.0.0.1").ok().out()
     };
     assert_eq!(links(&["--network", "none"]), "lo\n1");
     assert_eq!(links(&[]), "lo\n1", "until there are networks, none is the default");
@@ -124,10 +124,9 @@ fn network_none_has_loopback_only_and_host_has_the_hosts() {
 fn kernel_interfaces_are_masked_or_read_only() {
     let host = Host::with_busybox();
     let script = "for f in $MASKED; do [ -e $f ] || continue; if [ -d $f ]; then ls -A $f; else cat $f; fi; done
-                  for f in $READONLY; do [ ! -d $f ] || touch $f/x 2>&1 | grep -qi read-only || echo writable $f; done
-                  echo h 2>/dev/null >/proc/sysrq-trigger && echo writable sysrq; true";
-    let (masked, read_only) = (format!("MASKED={}", MASKED.join(" ")), format!("READONLY={}", READ_ONLY.join(" ")));
-    let output = host.sh(&["-e", &masked, "-e", &read_only], script);
+                  (echo h >/proc/sysrq-trigger) 2>/dev/null && echo writable sysrq
+                  (: >>/proc/sys/kernel/core_pattern) 2>/dev/null && echo writable core_pattern; true";
+    let output = host.sh(&["-e", &format!("MASKED={}", MASKED.join(" "))], script);
     assert_eq!(output.ok().out(), "", "what a mask shows, or what can be written");
     // The mounts that do it, as a list: each of these that the kernel has.
     let mounts = host.sh(&[], "cut -d' ' -f5,6 /proc/self/mountinfo").ok().out();
@@ -154,7 +153,7 @@ fn nothing_of_the_kernels_can_be_written() {
 #[test]
 fn only_its_own_processes_are_seen() {
     let host = Host::with_busybox();
-    let output = host.sh(&[], "ls -d /proc/[0-9]* | wc -l; kill -0 2 2>/dev/null || echo none; cat /proc/1/comm");
+    let output = host.sh(&[], "ls -d /proc/[0-9]* | wc -l; kill -0 2 2>/dev/null || echo none; cat /proc/1/comm; true");
     let lines: Vec<String> = output.ok().out().lines().map(str::to_owned).collect();
     assert!(lines[0].trim().parse::<u32>().is_ok_and(|count| count <= 6), "{output}");
     assert_eq!(lines[2], "sh");
@@ -285,8 +284,11 @@ fn words_for_the_same_are_refused_too() {
 
 #[test]
 fn ping_and_low_ports_still_work() {
-    let host = Host::with_busybox();
-    host.sh(&["-u", "alice"], "ping -c 1 -w 5 127.0.0.1").ok();
+    let host = Host::new();
+    host.load(&crate::armed("busybox:latest"));
+    // busybox's own ping knows raw sockets only; modern ones use the kernel's ping sockets.
+    assert_eq!(host.sh(&[], "payload ping").ok().out(), "echoed");
+    assert_eq!(host.sh(&["-u", "alice"], "payload ping").ok().out(), "echoed");
     let serve = "httpd -p 127.0.0.1:80 -h /etc && sleep 0.2 && wget -q -O - http://127.0.0.1:80/group";
     assert!(host.sh(&["-u", "alice"], serve).ok().out().contains("staff"));
 }

@@ -12,7 +12,7 @@ mod rows;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{Outcome, images, packages, sh};
+use crate::{Outcome, checks, images, packages};
 use peers::Peers;
 use report::{Contestant, Row};
 
@@ -30,7 +30,7 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
         _ => return Err("cargo xtask bench [ROUNDS]".to_owned()),
     };
     packages::install()?;
-    sh("cargo", &["build", "--release", "--package", "cli"])?;
+    checks::build()?;
     images::make()?;
     let host = testkit::Host::alone();
     let peers = Peers::find(&host)?;

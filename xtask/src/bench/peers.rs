@@ -126,7 +126,11 @@ fn enter_tree() -> Option<PathBuf> {
     if !script.exists() || !tree.join("usr/bin").exists() {
         return None;
     }
-    let mut command = Command::new("bash");
-    command.arg(script).args(["run", "true"]);
-    output(command).is_ok().then_some(tree)
+    // The script starts the daemon when docker is asked for; a tree without docker still has the others.
+    let prepared = [["run", "docker", "version"].as_slice(), &["run", "true"]].into_iter().any(|words| {
+        let mut command = Command::new("bash");
+        command.arg(&script).args(words);
+        output(command).is_ok()
+    });
+    prepared.then_some(tree)
 }

@@ -49,9 +49,11 @@ impl Create {
     fn make(self, app: &App, engine: &Engine) -> Outcome<CreatedContainer> {
         let mut spec = self.spec;
         let cidfile = self.cidfile.map(reserve).transpose()?;
+        let mut quiet = self.quiet;
         let headline = match &spec.source {
             Source::Image(name) if is_hello(name) => {
                 spec.env.push(format!("LIGHTER_RUN_STARTED={}", app.started));
+                quiet = true;
                 None
             }
             Source::Image(name) if spec.pull != PullPolicy::Always => {
@@ -60,7 +62,7 @@ impl Create {
             _ => None,
         };
         let shown = Shown::new(Lines::Stderr, headline);
-        let progress: &dyn Progress = if self.quiet { &Quiet } else { &shown };
+        let progress: &dyn Progress = if quiet { &Quiet } else { &shown };
         let created = match engine.create(&spec, progress) {
             Ok(created) => created,
             Err(error) => {
@@ -68,7 +70,7 @@ impl Create {
                     // An empty file of ours: what matters is the error above.
                     let _ = std::fs::remove_file(&cidfile.path);
                 }
-                return Err(error.into());
+                return Err(missing_image(error, &spec).into());
             }
         };
         created.warnings.iter().for_each(|warning| output::warning(warning));
@@ -77,6 +79,16 @@ impl Create {
             written.map_err(|error| Failure::io(format!("cannot write {:?}", cidfile.path), error))?;
         }
         Ok(created)
+    }
+}
+
+/// An image that could not be pulled was pulled because it is not here: worth saying.
+fn missing_image(error: engine::Error, spec: &ContainerSpec) -> engine::Error {
+    match &spec.source {
+        Source::Image(name) if error.kind() == ErrorKind::Registry && error.hint_text().is_none() => {
+            error.hint(format!("the image {name:?} is not on this machine; lighter images lists those that are"))
+        }
+        _ => error,
     }
 }
 

@@ -23,7 +23,8 @@ pub(crate) fn parse_load(args: &Args) -> Outcome<Job> {
         let engine = app.engine()?;
         let mut reader = open(input.as_deref(), "lighter load -i FILE, or lighter load < FILE")?;
         let shown = Shown::new(Lines::Stdout, None);
-        let progress: &dyn Progress = if quiet { &Quiet } else { &shown };
+        // As docker: bars on a terminal, and otherwise only what was loaded.
+        let progress: &dyn Progress = if quiet || !output::draws() { &Quiet } else { &shown };
         for image in engine.load(&mut reader, platform.as_deref(), progress)? {
             let said = match image.reference {
                 Some(reference) => format!("Loaded image: {}", escape::line(&reference)),

@@ -32,8 +32,23 @@ pub(crate) enum Command {
 }
 
 const LATER: [&str; 17] = [
-    "checkpoint", "create", "delete", "events", "exec", "features", "kill", "list", "mounts", "pause", "ps", "restore",
-    "resume", "spec", "start", "state", "update",
+    "checkpoint",
+    "create",
+    "delete",
+    "events",
+    "exec",
+    "features",
+    "kill",
+    "list",
+    "mounts",
+    "pause",
+    "ps",
+    "restore",
+    "resume",
+    "spec",
+    "start",
+    "state",
+    "update",
 ];
 
 pub(crate) fn parse(args: &[String]) -> Result<(Global, Command), String> {
@@ -91,11 +106,7 @@ fn flag(argument: &str) -> Option<(&str, Option<&str>)> {
     })
 }
 
-fn needed<'a>(
-    name: &str,
-    value: Option<&str>,
-    args: &mut impl Iterator<Item = &'a String>,
-) -> Result<String, String> {
+fn needed<'a>(name: &str, value: Option<&str>, args: &mut impl Iterator<Item = &'a String>) -> Result<String, String> {
     let value = value.map(str::to_owned).or_else(|| args.next().cloned());
     value.ok_or_else(|| format!("the flag --{name} needs a value"))
 }
@@ -122,7 +133,9 @@ mod tests {
 
     #[test]
     fn mistakes_are_said() {
-        for line in ["", "run", "run a b", "run ../x", "run .", "nope x", "--frob run x", "run --frob x", "run --bundle"] {
+        for line in
+            ["", "run", "run a b", "run ../x", "run .", "nope x", "--frob run x", "run --frob x", "run --bundle"]
+        {
             assert!(check(line).is_err(), "{line:?}");
         }
     }

@@ -31,11 +31,8 @@ pub(crate) fn main(args: Vec<OsString>) -> i32 {
 fn act(global: &Global, command: Command) -> Result<i32, Failure> {
     match command {
         Command::Version => {
-            let text = format!(
-                "lighter-runtime version {}\nspec: {}\n",
-                env!("CARGO_PKG_VERSION"),
-                oci::runtime::VERSION
-            );
+            let text =
+                format!("lighter-runtime version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), oci::runtime::VERSION);
             std::io::stdout().lock().write_all(text.as_bytes()).map_err(|error| Failure::from(error.to_string()))?;
             Ok(0)
         }

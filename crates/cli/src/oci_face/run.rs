@@ -87,10 +87,8 @@ fn seal_if_needed(spec: &Spec) -> Result<(), Failure> {
     }
     let arguments: Vec<String> = std::env::args().collect();
     let environment: Vec<String> = std::env::vars().map(|(name, value)| format!("{name}={value}")).collect();
-    let command = sys::process::Command::new(
-        arguments.iter().map(String::as_str),
-        environment.iter().map(String::as_str),
-    )?;
+    let command =
+        sys::process::Command::new(arguments.iter().map(String::as_str), environment.iter().map(String::as_str))?;
     Err(Failure::from(command.exec_fd(sys::sealed::executable()?)))
 }
 

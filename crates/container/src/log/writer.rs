@@ -276,9 +276,34 @@ fn escape(out: &mut Vec<u8>, text: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::log::{LogOptions, read};
     use crate::scratch::Scratch;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn text_comes_back_however_it_was_read(
+            text in "(\\PC|[\\n\\r\\t\\x00\"\\\\]){0,200}",
+            cuts in proptest::collection::vec(0..800_usize, 0..12),
+            max_size in 0..2000_u64,
+        ) {
+            let scratch = Scratch::new("log-any");
+            let path = scratch.path().join("log");
+            let mut writer = open(&path, max_size, 1000);
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
+            cuts.sort_unstable();
+            let mut start = 0;
+            for cut in cuts.into_iter().chain([text.len()]) {
+                writer.append(Stream::Stdout, &text.as_bytes()[start..cut]);
+                start = cut;
+            }
+            writer.finish();
+            prop_assert_eq!(texts(&path).concat(), text);
+        }
+    }
 
     fn texts(path: &Path) -> Vec<String> {
         read(path, &LogOptions::default(), || true).expect("opened").map(|entry| entry.expect("read").text).collect()

@@ -56,6 +56,9 @@ impl Default for Limits {
     }
 }
 
+/// How long a run lasts before its monitor gives back memory: short runs never pay for mapping their code again.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
 /// Output bytes read after the process's end at most: its pipes hold less, so more comes from somebody who still writes.
 const DRAIN_LIMIT: usize = 4 * 1024 * 1024;
 
@@ -104,6 +107,8 @@ pub(crate) struct Monitor<P> {
     deadline: Option<Instant>,
     /// When a stop becomes a kill.
     kill_at: Option<Instant>,
+    /// When a run has lasted long enough that giving memory back is worth it.
+    rest_at: Option<Instant>,
     /// The process's end, when it was collected by accident among other children.
     collected: Option<Exit>,
     drained: usize,
@@ -143,6 +148,7 @@ impl<P: Process> Monitor<P> {
             signals: None,
             deadline: Some(Instant::now() + limits.prepared),
             kill_at: None,
+            rest_at: None,
             collected: None,
             drained: 0,
             confirmed: false,
@@ -190,19 +196,21 @@ impl<P: Process> Monitor<P> {
         &self.request.reap
     }
 
-    /// Watches the run to its end.
-    ///
-    /// # Errors
-    /// When waiting itself fails; the container is then torn down and recorded as far as possible.
-    pub(crate) fn run(&mut self) -> Result<Reaping> {
+    /// Watches the run to its end. Should watching itself become impossible, the container is killed and that recorded.
+    pub(crate) fn run(&mut self) -> Reaping {
         self.buffer = vec![0; MAX_PACKET];
         loop {
             if self.phase == Phase::Lingering
                 && let Some(reaping) = self.served()
             {
-                return Ok(reaping);
+                return reaping;
             }
-            self.turn()?;
+            if let Err(error) = self.turn() {
+                if self.phase != Phase::Lingering {
+                    self.fail(internal(&error));
+                }
+                return Reaping::Monitor;
+            }
         }
     }
 
@@ -259,7 +267,7 @@ impl<P: Process> Monitor<P> {
         {
             add(Source::Process, process.pidfd(), PollFlags::IN);
         }
-        let next = [self.deadline, self.kill_at, self.streams.rests_until()].into_iter().flatten().min();
+        let next = [self.deadline, self.kill_at, self.rest_at, self.streams.rests_until()].into_iter().flatten().min();
         let left = next.map(|next| next.saturating_duration_since(Instant::now()));
         sys::process::poll_until(&mut entries, left)
             .map_err(|source| Error::System { doing: "watching the container", source })?;
@@ -274,6 +282,11 @@ impl<P: Process> Monitor<P> {
             self.kill_at = None;
             // A failure leaves the container as it is: whoever waits for the stop times out and says so.
             let _ = self.kill();
+        }
+        if self.rest_at.is_some_and(|at| now >= at) {
+            self.rest_at = None;
+            // What could not be given back is kept.
+            let _ = sys::memory::release_idle();
         }
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             match self.phase {
@@ -332,6 +345,7 @@ impl<P: Process> Monitor<P> {
                 self.tell_all(&Notice::Started { pid: self.status.pid });
                 // The configuration is the bulk of what the monitor holds, and is not needed again.
                 self.request.spec = oci::runtime::Spec::default();
+                self.rest_at = Some(Instant::now() + REST_AFTER);
             }
             Err(failure) => self.fail(failure),
         }

@@ -170,7 +170,7 @@ fn watch(
     let dir = ContainerDir::open_path(path).expect("opened");
     let mut monitor =
         Monitor::new(request, dir, session, limits, |_, stdio| Ok(Shell::launch(gate, script, stdio))).expect("made");
-    let reaping = monitor.run().expect("ran");
+    let reaping = monitor.run();
     let command = monitor.reap_command().to_vec();
     drop(lock);
     (reaping, command)

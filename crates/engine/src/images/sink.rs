@@ -1,5 +1,5 @@
-//! The seam between images and storage: layers come in any order and from several threads, and are committed from the
-//! base upwards, because each takes over what it leaves unsaid from those below it.
+//! The seam between images and storage: layers come in any order and from several threads, and an image's are committed
+//! together, because each takes over what it leaves unsaid from those below it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,48 +11,13 @@ use storage::{LayerStore, Limits, Staging};
 /// Unpacks layers into a [`LayerStore`].
 pub(super) struct Sink<'a> {
     layers: &'a LayerStore,
-    waiting: Mutex<HashMap<Digest, Waiting>>,
-}
-
-/// A layer that is unpacked and verified, and waits for those below it.
-struct Waiting {
-    staging: Staging,
-    parents: Vec<Digest>,
+    /// Unpacked and verified, and not committed yet.
+    staged: Mutex<HashMap<Digest, Staging>>,
 }
 
 impl<'a> Sink<'a> {
     pub(super) fn new(layers: &'a LayerStore) -> Self {
-        Self { layers, waiting: Mutex::new(HashMap::new()) }
-    }
-
-    /// Commits every waiting layer whose parents are there, or wait as well, with one synchronisation a chain. Layers
-    /// that still miss a parent go on waiting: it is under way, and calls again.
-    fn commit(&self) -> Result<(), BoxError> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let mut ready: Option<Digest> = None;
-            for (id, layer) in waiting.iter() {
-                let mut complete = true;
-                for parent in &layer.parents {
-                    if !waiting.contains_key(parent) && !self.layers.contains(parent)? {
-                        complete = false;
-                        break;
-                    }
-                }
-                let longest = ready.as_ref().and_then(|id| waiting.get(id)).map_or(0, |other| other.parents.len());
-                if complete && (ready.is_none() || layer.parents.len() > longest) {
-                    ready = Some(id.clone());
-                }
-            }
-            let Some(top) = ready else { return Ok(()) };
-            let parents = waiting.get(&top).map(|layer| layer.parents.clone()).unwrap_or_default();
-            let chain = parents.into_iter().chain([top]);
-            let chain = chain.map(|id| {
-                let staging = waiting.remove(&id).map(|layer| layer.staging);
-                (id, staging)
-            });
-            self.layers.commit_all(chain.collect())?;
-        }
+        Self { layers, staged: Mutex::new(HashMap::new()) }
     }
 }
 
@@ -65,11 +30,13 @@ impl LayerSink for Sink<'_> {
         let mut staging = self.layers.stage()?;
         staging.apply(job.tar, &Limits::default())?;
         job.tar.verify()?;
-        let parents = job.parents.to_vec();
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(job.chain_id.clone(), Waiting { staging, parents });
-        self.commit()
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner).insert(job.chain_id.clone(), staging);
+        Ok(())
+    }
+
+    fn commit(&self, chain: &[Digest]) -> Result<(), BoxError> {
+        let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
+        let layers = chain.iter().map(|id| (id.clone(), staged.remove(id)));
+        Ok(self.layers.commit_all(layers.collect())?)
     }
 }

@@ -293,6 +293,21 @@ fn a_second_pull_fetches_no_layer() {
 }
 
 #[test]
+fn a_lost_blob_comes_back_without_unpacking() {
+    let image = image();
+    let server = Server::start(move |request| image.answer(request));
+    let store = Store::new();
+    let reference = server.reference("a/app:1");
+    let record = store.pull(&reference, options()).expect("pulls");
+    let blob = &record.layers[0].descriptor.digest;
+    store.content.remove(blob, &store.content.try_exclusive().expect("lock").expect("free")).expect("remove");
+    store.sink.layers.lock().expect("not poisoned").insert(record.layers[0].chain_id.clone(), b"kept".to_vec());
+    store.pull(&reference, options()).expect("pulls");
+    assert!(store.content.contains(blob).expect("stat"));
+    assert_eq!(store.sink.layers.lock().expect("not poisoned")[&record.layers[0].chain_id], b"kept");
+}
+
+#[test]
 fn tokens_answer_challenges_and_stay_at_home() {
     let image = Arc::new(image());
     let behind = image.clone();
