@@ -75,7 +75,9 @@ impl From<container::protocol::Failure> for Error {
         let first = chain.next().unwrap_or_else(|| "the container did not start".to_owned());
         let error = Self::new(kind, first);
         let error = match failure.kind {
-            Below::Limit => error.hint("the limit is below what the process needs to start"),
+            Below::Limit => {
+                error.hint("a limit is below what the process needs to start, or above what may be set here")
+            }
             Below::UnknownUser => error.hint("the user must be in the image's /etc/passwd, or a number"),
             _ => error,
         };
@@ -144,7 +146,7 @@ impl From<image::Error> for Error {
                 Self::new(ErrorKind::Damaged, sentence).hint("remove the image's name and pull or load it again")
             }
             Below::MissingBlob(_) => Self::new(ErrorKind::Damaged, sentence).hint("pull or load the image again"),
-            Below::Transport { .. } | Below::NotFound { .. } | Below::Status { .. } => {
+            Below::Unreachable { .. } | Below::Transport { .. } | Below::NotFound { .. } | Below::Status { .. } => {
                 Self::new(ErrorKind::Registry, sentence)
             }
             Below::Denied { .. } => Self::new(ErrorKind::Registry, sentence)

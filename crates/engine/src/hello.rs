@@ -56,10 +56,10 @@ impl Engine {
             platform: None,
         };
         self.bring_in(progress, |inbound, store| {
-            if let Some(record) = store.get(&reference)? {
-                if record.config.labels.get(LABEL) == Some(&key) {
-                    return Ok(record);
-                }
+            if let Some(record) = store.get(&reference)?
+                && record.config.labels.get(LABEL) == Some(&key)
+            {
+                return Ok(record);
             }
             let size = metadata.len();
             let padding = (BLOCK as u64 - size % BLOCK as u64) % BLOCK as u64;

@@ -101,7 +101,7 @@ impl Engine {
             architecture: uname.machine().to_string_lossy().into_owned(),
             name: uname.nodename().to_string_lossy().into_owned(),
             cpus: host.cpus(),
-            memory: u64::from(memory.totalram).saturating_mul(u64::from(memory.mem_unit.max(1))),
+            memory: memory.totalram.saturating_mul(u64::from(memory.mem_unit.max(1))),
             cgroup_version: cgroup_version().to_owned(),
             storage: "overlay".to_owned(),
             filesystem: filesystem(&self.paths.root),

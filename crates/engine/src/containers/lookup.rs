@@ -15,17 +15,16 @@ impl Engine {
     pub fn lookup(&self, said: &str) -> Result<ContainerId> {
         let none = || Error::new(ErrorKind::NoSuchContainer, format!("No such container: {said}"));
         let exists = |id: &ContainerId| self.paths.container(id).is_dir();
-        if let Ok(id) = said.parse::<ContainerId>() {
-            if exists(&id) {
-                return Ok(id);
-            }
+        if let Ok(id) = said.parse::<ContainerId>()
+            && exists(&id)
+        {
+            return Ok(id);
         }
-        if let Ok(name) = said.strip_prefix('/').unwrap_or(said).parse() {
-            if self.paths.names().is_dir() {
-                if let Some(id) = self.names()?.lookup(&name)?.filter(exists) {
-                    return Ok(id);
-                }
-            }
+        if let Ok(name) = said.strip_prefix('/').unwrap_or(said).parse()
+            && self.paths.names().is_dir()
+            && let Some(id) = self.names()?.lookup(&name)?.filter(exists)
+        {
+            return Ok(id);
         }
         let prefix = (1..64).contains(&said.len()) && said.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !prefix {

@@ -87,10 +87,6 @@ pub(crate) fn generate(inputs: Inputs<'_>) -> Result<Meant> {
     let mut resources = resources::resources(&spec.resources, host, &mut warnings)?;
     resources.devices = devices.rules;
     let said = said::said(spec, image, &entrypoint, &cmd, &env)?;
-    let oom_score_adj = spec.oom_score_adj.unwrap_or(0);
-    if !(-1000..=1000).contains(&oom_score_adj) {
-        return invalid(format!("invalid value {oom_score_adj}, range for oom score adj is [-1000, 1000]"));
-    }
     let linux = Linux {
         sysctl: sysctl::sysctls(spec, attachment, private)?,
         resources: Some(resources),
@@ -112,7 +108,7 @@ pub(crate) fn generate(inputs: Inputs<'_>) -> Result<Meant> {
         rlimits: process::limits(spec, host, &mut warnings)?,
         no_new_privileges: options.no_new_privileges,
         apparmor_profile: options.apparmor,
-        oom_score_adj: Some(oom_score_adj),
+        oom_score_adj: oom_score_adj(spec, host)?,
         ..Process::default()
     };
     let shared_uts = spec.uts == crate::spec::NamespaceMode::Host;
@@ -188,6 +184,20 @@ fn filter(said: &security::Seccomp, capabilities: CapabilitySet, host: &dyn Host
             }
             Ok(profile)
         }
+    }
+}
+
+/// Nothing said keeps the caller's own score: without privilege it can only be raised.
+fn oom_score_adj(spec: &ContainerSpec, host: &dyn Host) -> Result<Option<i32>> {
+    match spec.oom_score_adj {
+        Some(score) if !(-1000..=1000).contains(&score) => {
+            invalid(format!("invalid value {score}, range for oom score adj is [-1000, 1000]"))
+        }
+        Some(score) if score < 0 && !host.may_raise_limits() => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!("--oom-score-adj {score}: a score below 0 needs CAP_SYS_RESOURCE, which is missing here"),
+        )),
+        score => Ok(score),
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn mounts(spec: &ContainerSpec, dir: &Path, host: &dyn Host) -> Resul
         }
         said.push(mount);
     }
-    let mut all = defaults(spec)?;
+    let mut all = defaults(spec, host)?;
     let writable = if spec.read_only { "ro" } else { "rw" };
     all.extend(FILES.iter().map(|(name, path)| Mount {
         destination: PathBuf::from(path),
@@ -54,7 +54,7 @@ fn words(all: &[&str]) -> Vec<String> {
     all.iter().map(|&word| word.to_owned()).collect()
 }
 
-fn defaults(spec: &ContainerSpec) -> Result<Vec<Mount>> {
+fn defaults(spec: &ContainerSpec, host: &dyn Host) -> Result<Vec<Mount>> {
     let mount = |destination: &str, kind: &str, source: &str, options: &[&str]| Mount {
         destination: PathBuf::from(destination),
         kind: kind.to_owned(),
@@ -82,8 +82,12 @@ fn defaults(spec: &ContainerSpec) -> Result<Vec<Mount>> {
         mount("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", access]),
     ];
     if spec.ipc == NamespaceMode::Host {
-        all.push(mount("/dev/shm", "bind", "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev"]));
-        all.push(mount("/dev/mqueue", "bind", "/dev/mqueue", &["rbind", "rprivate", "nosuid", "noexec", "nodev"]));
+        // Not every host has a place for message queues.
+        for place in ["/dev/shm", "/dev/mqueue"] {
+            if host.node(Path::new(place))?.is_some() {
+                all.push(mount(place, "bind", place, &["rbind", "rprivate", "nosuid", "noexec", "nodev"]));
+            }
+        }
     } else {
         all.push(mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]));
         all.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
@@ -358,8 +362,11 @@ mod tests {
     fn shared_ipc_and_privilege_change_the_defaults() {
         let dir = Path::new("/c");
         let spec = ContainerSpec { ipc: NamespaceMode::Host, privileged: true, ..ContainerSpec::default() };
-        let all = mounts(&spec, dir, &Table::default()).expect("valid");
+        let mut host = Table::default();
+        host.nodes.insert("/dev/shm".into(), host.nodes[Path::new("/srv/data")]);
+        let all = mounts(&spec, dir, &host).expect("valid");
         assert_eq!(find(&all, "/dev/shm").kind, "bind");
+        assert!(!all.iter().any(|mount| mount.destination == Path::new("/dev/mqueue")), "this host has none");
         assert!(find(&all, "/sys").options.contains(&"rw".to_owned()));
         let spec = ContainerSpec { shm_size: Some(0), ..ContainerSpec::default() };
         assert!(mounts(&spec, dir, &Table::default()).is_err());

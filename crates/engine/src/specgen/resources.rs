@@ -48,10 +48,10 @@ fn memory(said: &Resources, host: &dyn Host, warnings: &mut Vec<String>) -> Resu
             .hint("most programs need a few megabytes to start; sizes take a unit, as in 64m"));
         }
     }
-    if let (Some(limit), Some(soft)) = (limit, reservation) {
-        if soft > limit {
-            return invalid("the memory reservation must not be larger than the memory limit (-m)");
-        }
+    if let (Some(limit), Some(soft)) = (limit, reservation)
+        && soft > limit
+    {
+        return invalid("the memory reservation must not be larger than the memory limit (-m)");
     }
     let said_swap = said.memory_swap.filter(|&swap| swap != 0);
     let mut swap = match (limit, said_swap) {

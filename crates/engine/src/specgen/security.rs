@@ -125,7 +125,7 @@ mod tests {
             (vec!["seccomp={\"a\":1}"], Options { seccomp: Seccomp::Profile("{\"a\":1}".into()), ..default.clone() }),
             (vec!["systempaths=unconfined"], Options { paths_unconfined: true, ..default.clone() }),
             (vec!["label=disable", "apparmor=unconfined"], default.clone()),
-            (vec!["apparmor=web"], Options { apparmor: "web".into(), ..default.clone() }),
+            (vec!["apparmor=web"], Options { apparmor: "web".into(), ..default }),
         ];
         for (said, expected) in rows {
             assert_eq!(of(&said, false, true).expect("valid"), (expected, 0), "{said:?}");

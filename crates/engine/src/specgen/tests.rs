@@ -170,3 +170,18 @@ fn what_was_said_comes_back() {
     assert_eq!((said.network.as_str(), said.ipc.as_str()), ("none", "private"));
     assert_eq!(said.env, ["LANG=C"]);
 }
+
+#[test]
+fn scores_below_zero_need_the_privilege() {
+    for (score, may_raise, kind) in [
+        (None, false, None),
+        (Some(500), false, None),
+        (Some(-1), true, None),
+        (Some(-1), false, Some(ErrorKind::Unsupported)),
+        (Some(1001), true, Some(ErrorKind::Invalid)),
+    ] {
+        let spec = ContainerSpec { oom_score_adj: score, ..ContainerSpec::default() };
+        let host = Table { may_raise, ..Table::default() };
+        assert_eq!(oom_score_adj(&spec, &host).err().map(|error| error.kind()), kind, "{score:?}");
+    }
+}
