@@ -4,11 +4,15 @@ use std::io::{self, IsTerminal as _, Write as _};
 
 use crate::failure::{Failure, Outcome};
 
-/// Prints text as it is.
+/// Prints text: as it is, but on a terminal with control characters shown as escapes, since templates and JSON carry
+/// what images and containers say.
 ///
 /// # Errors
 /// What the write says; a broken pipe ends the command quietly.
 pub(crate) fn print(text: &str) -> Outcome<()> {
+    if io::stdout().is_terminal() {
+        return bytes(crate::format::escape::lines(text).as_bytes());
+    }
     bytes(text.as_bytes())
 }
 

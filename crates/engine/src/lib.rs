@@ -1,7 +1,7 @@
 //! The façade: everything a front-end can ask of lighter, as blocking calls on files, locks and monitors.
 //!
-//! The engine knows no terminal and no protocol. It has no background threads and no memory that counts: the file system
-//! is the truth, so any number of processes may hold an [`Engine`] on one root at once.
+//! The engine knows no terminal and no protocol. It has no background threads and no memory that counts: the file
+//! system is the truth, so any number of processes may hold an [`Engine`] on one root at once.
 //!
 //! - [`spec`] is what a front-end says; [`specgen`] resolves it against image and host into what is meant.
 //! - [`containers`] and [`images`] hold the verbs; [`hello`] the built-in image; [`info`] what the host offers.

@@ -14,25 +14,26 @@ fn ps(host: &Host, flags: &[&str]) -> Vec<Value> {
 #[test]
 fn create_start_wait_remove() {
     let host = Host::with_busybox();
-    let id = host.lighter(&["create", "--name", "c", "busybox", "sh", "-c", "echo ran; sleep 0.3; exit 5"]).ok().out();
-    assert_eq!(host.inspect("c")["State"]["Status"], "created");
-    assert_eq!(host.inspect("c")["Id"], json!(id));
-    assert_eq!(host.lighter(&["start", "c"]).ok().out(), "c");
-    assert_eq!(host.lighter(&["wait", "c"]).ok().out(), "5");
-    assert_eq!(host.inspect("c")["State"]["Status"], "exited");
-    assert_eq!(host.lighter(&["start", "-a", "c"]).exits(5).out(), "ran");
+    let id =
+        host.lighter(&["create", "--name", "box", "busybox", "sh", "-c", "echo ran; sleep 0.3; exit 5"]).ok().out();
+    assert_eq!(host.inspect("box")["State"]["Status"], "created");
+    assert_eq!(host.inspect("box")["Id"], json!(id));
+    assert_eq!(host.lighter(&["start", "box"]).ok().out(), "box");
+    assert_eq!(host.lighter(&["wait", "box"]).ok().out(), "5");
+    assert_eq!(host.inspect("box")["State"]["Status"], "exited");
+    assert_eq!(host.lighter(&["start", "-a", "box"]).exits(5).out(), "ran");
     assert_eq!(host.lighter(&["wait", &id[..12]]).ok().out(), "5", "a short id is enough");
-    assert_eq!(host.lighter(&["rm", "c"]).ok().out(), "c");
-    host.lighter(&["inspect", "c"]).rejected("c");
+    assert_eq!(host.lighter(&["rm", "box"]).ok().out(), "box");
+    host.lighter(&["inspect", "box"]).rejected("box");
     host.assert_clean();
 }
 
 #[test]
 fn wait_waits_from_before_the_start() {
     let host = Host::with_busybox();
-    host.lighter(&["create", "--name", "c", "busybox", "sh", "-c", "sleep 0.3; exit 6"]).ok();
-    host.lighter(&["start", "c"]).ok();
-    let waiting = host.spawn(&["wait", "c"]);
+    host.lighter(&["create", "--name", "box", "busybox", "sh", "-c", "sleep 0.3; exit 6"]).ok();
+    host.lighter(&["start", "box"]).ok();
+    let waiting = host.spawn(&["wait", "box"]);
     assert_eq!(waiting.finish(DEADLINE).ok().out(), "6");
 }
 
@@ -62,29 +63,31 @@ fn stop_asks_first_and_kills_at_the_timeout() {
 fn kill_sends_the_signal_named() {
     let host = Host::with_busybox();
     host.detached(
-        &["--name", "c"],
+        &["--name", "box"],
         &["sh", "-c", "trap 'echo usr' USR1; trap 'exit 9' HUP; echo up; while :; do sleep 0.05; done"],
     );
     testkit::wait::until("the traps are set", DEADLINE, || {
-        host.lighter(&["logs", "c"]).out().contains("up").then_some(())
+        host.lighter(&["logs", "box"]).out().contains("up").then_some(())
     });
-    host.lighter(&["kill", "-s", "USR1", "c"]).ok();
-    testkit::wait::until("the trap ran", DEADLINE, || host.lighter(&["logs", "c"]).out().contains("usr").then_some(()));
-    assert_eq!(host.inspect("c")["State"]["Status"], "running");
-    host.lighter(&["kill", "--signal", "SIGHUP", "c"]).ok();
-    assert_eq!(host.lighter(&["wait", "c"]).ok().out(), "9");
-    host.lighter(&["kill", "c"]).rejected("not running");
-    host.lighter(&["kill", "-s", "NONSENSE", "c"]).rejected("NONSENSE");
+    host.lighter(&["kill", "-s", "USR1", "box"]).ok();
+    testkit::wait::until("the trap ran", DEADLINE, || {
+        host.lighter(&["logs", "box"]).out().contains("usr").then_some(())
+    });
+    assert_eq!(host.inspect("box")["State"]["Status"], "running");
+    host.lighter(&["kill", "--signal", "SIGHUP", "box"]).ok();
+    assert_eq!(host.lighter(&["wait", "box"]).ok().out(), "9");
+    host.lighter(&["kill", "box"]).rejected("not running");
+    host.lighter(&["kill", "-s", "NONSENSE", "box"]).rejected("NONSENSE");
 }
 
 #[test]
 fn a_running_container_is_removed_only_by_force() {
     let host = Host::with_busybox();
-    host.detached(&["--name", "c"], &["sleep", "1000"]);
-    host.lighter(&["rm", "c"]).rejected("running");
-    host.lighter(&["rm", "-f", "c"]).ok();
-    host.lighter(&["rm", "c"]).rejected("c");
-    host.lighter(&["rm", "-f", "c"]).ok();
+    host.detached(&["--name", "box"], &["sleep", "1000"]);
+    host.lighter(&["rm", "box"]).rejected("running");
+    host.lighter(&["rm", "-f", "box"]).ok();
+    host.lighter(&["rm", "box"]).rejected("box");
+    host.lighter(&["rm", "-f", "box"]).ok();
     host.assert_clean();
 }
 
@@ -118,52 +121,52 @@ fn ps_shows_what_runs_and_all_with_a() {
 fn logs_follow_and_tail() {
     let host = Host::with_busybox();
     let script = "for i in 1 2 3 4 5; do echo line $i; done; echo to-stderr >&2; sleep 1; echo late; sleep 0.2";
-    host.detached(&["--name", "c"], &["sh", "-c", script]);
-    let follow = host.spawn(&["logs", "-f", "c"]);
+    host.detached(&["--name", "box"], &["sh", "-c", script]);
+    let follow = host.spawn(&["logs", "-f", "box"]);
     let output = follow.finish(DEADLINE);
     assert_eq!(output.ok().out(), "line 1\nline 2\nline 3\nline 4\nline 5\nlate");
     assert_eq!(output.err(), "to-stderr");
-    assert_eq!(host.lighter(&["logs", "--tail", "1", "c"]).ok().out(), "late");
-    assert_eq!(host.lighter(&["logs", "--tail", "0", "c"]).ok().out(), "");
-    assert_eq!(host.lighter(&["logs", "--tail", "all", "c"]).ok().out().lines().count(), 6);
-    host.lighter(&["logs", "--tail", "x", "c"]).rejected("x");
+    assert_eq!(host.lighter(&["logs", "--tail", "1", "box"]).ok().out(), "late");
+    assert_eq!(host.lighter(&["logs", "--tail", "0", "box"]).ok().out(), "");
+    assert_eq!(host.lighter(&["logs", "--tail", "all", "box"]).ok().out().lines().count(), 6);
+    host.lighter(&["logs", "--tail", "x", "box"]).rejected("x");
     host.lighter(&["logs", "no-such"]).rejected("no-such");
 }
 
 #[test]
 fn exec_runs_beside_the_command_with_its_own_code() {
     let host = Host::with_busybox();
-    let id = host.detached(&["--name", "c", "-e", "FROM=run", "-w", "/srv"], &["sleep", "1000"]);
-    host.lighter(&["exec", "c", "sh", "-c", "exit 7"]).exits(7);
-    host.lighter(&["exec", "c", "no-such-command"]).refused(127, "no-such-command");
-    host.lighter(&["exec", "c", "/etc/passwd"]).refused(126, "/etc/passwd");
-    host.lighter(&["exec", "c", "sh", "-c", "kill -9 $$"]).exits(137);
+    let id = host.detached(&["--name", "box", "-e", "FROM=run", "-w", "/srv"], &["sleep", "1000"]);
+    host.lighter(&["exec", "box", "sh", "-c", "exit 7"]).exits(7);
+    host.lighter(&["exec", "box", "no-such-command"]).refused(127, "no-such-command");
+    host.lighter(&["exec", "box", "/etc/passwd"]).refused(126, "/etc/passwd");
+    host.lighter(&["exec", "box", "sh", "-c", "kill -9 $$"]).exits(137);
     let sh = |flags: &[&str], script: &str| {
-        host.lighter(&[&["exec"], flags, &["c", "sh", "-c", script]].concat()).ok().out()
+        host.lighter(&[&["exec"], flags, &["box", "sh", "-c", script]].concat()).ok().out()
     };
     assert_eq!(sh(&[], "pwd; echo $FROM; hostname"), format!("/srv\nrun\n{}", &id[..12]));
     assert_eq!(sh(&["-e", "FROM=exec", "-w", "/tmp", "-u", "alice"], "pwd; echo $FROM; id -un"), "/tmp\nexec\nalice");
-    assert_eq!(host.lighter_reading(&["exec", "-i", "c", "cat"], b"through").ok().out(), "through");
-    assert_eq!(host.lighter(&["exec", "-d", "c", "sh", "-c", "echo x >/srv/mark; exec sleep 1000"]).ok().out(), "");
+    assert_eq!(host.lighter_reading(&["exec", "-i", "box", "cat"], b"through").ok().out(), "through");
+    assert_eq!(host.lighter(&["exec", "-d", "box", "sh", "-c", "echo x >/srv/mark; exec sleep 1000"]).ok().out(), "");
     testkit::wait::until("the detached exec ran", DEADLINE, || {
-        (host.lighter(&["exec", "c", "cat", "/srv/mark"]).status == 0).then_some(())
+        (host.lighter(&["exec", "box", "cat", "/srv/mark"]).status == 0).then_some(())
     });
     assert_eq!(sh(&[], "ls /proc | grep -c '^[0-9]*$' | grep -q . && cat /proc/1/comm"), "sleep");
-    host.lighter(&["stop", "-t", "0", "c"]).ok();
-    host.lighter(&["exec", "c", "true"]).rejected("not running");
-    host.lighter(&["rm", "c"]).ok();
+    host.lighter(&["stop", "-t", "0", "box"]).ok();
+    host.lighter(&["exec", "box", "true"]).rejected("not running");
+    host.lighter(&["rm", "box"]).ok();
     host.assert_clean();
 }
 
 #[test]
 fn an_exec_is_as_confined_as_the_container() {
     let host = Host::with_busybox();
-    host.detached(&["--name", "c", "--cap-drop", "ALL", "--pids-limit", "50"], &["sleep", "1000"]);
+    host.detached(&["--name", "box", "--cap-drop", "ALL", "--pids-limit", "50"], &["sleep", "1000"]);
     let facts = "grep -E '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status; cat /proc/self/uid_map; \
                  for n in mnt pid net ipc uts user cgroup time; do readlink /proc/self/ns/$n; done";
-    let mine = host.lighter(&["exec", "c", "sh", "-c", facts]).ok().out();
+    let mine = host.lighter(&["exec", "box", "sh", "-c", facts]).ok().out();
     let inits = facts.replace("/proc/self/", "/proc/1/");
-    let inits = host.lighter(&["exec", "c", "sh", "-c", &inits]).ok().out();
+    let inits = host.lighter(&["exec", "box", "sh", "-c", &inits]).ok().out();
     assert_eq!(mine, inits);
     assert!(mine.contains("CapBnd:\t0000000000000000"), "{mine}");
 }
@@ -171,8 +174,8 @@ fn an_exec_is_as_confined_as_the_container() {
 #[test]
 fn inspect_tells_state_configuration_and_posture() {
     let host = Host::with_busybox();
-    let id = host.detached(&["--name", "c", "-m", "64m", "--pids-limit", "99", "--read-only"], &["sleep", "1000"]);
-    let all = host.inspect("c");
+    let id = host.detached(&["--name", "box", "-m", "64m", "--pids-limit", "99", "--read-only"], &["sleep", "1000"]);
+    let all = host.inspect("box");
     assert_eq!(all["Id"], json!(id));
     assert_eq!(all["State"]["Running"], true);
     assert_eq!(all["Path"], "sleep");
@@ -185,35 +188,35 @@ fn inspect_tells_state_configuration_and_posture() {
     let words = std::fs::read(format!("/proc/{pid}/cmdline")).expect("the process is there");
     assert_eq!(words, b"sleep\x001000\0");
     assert!(all["Posture"].is_object(), "{all}");
-    host.lighter(&["stop", "-t", "0", "c"]).ok();
-    let state = host.inspect("c")["State"].clone();
+    host.lighter(&["stop", "-t", "0", "box"]).ok();
+    let state = host.inspect("box")["State"].clone();
     assert_eq!((&state["Running"], &state["Pid"]), (&json!(false), &json!(0)));
 }
 
 #[test]
 fn a_stopped_container_starts_again_with_its_settings() {
     let host = Host::with_busybox();
-    host.detached(&["--name", "c", "--hostname", "ship", "-e", "A=b"], &["sleep", "1000"]);
+    host.detached(&["--name", "box", "--hostname", "ship", "-e", "A=b"], &["sleep", "1000"]);
     for _ in 0..3 {
-        assert_eq!(host.lighter(&["exec", "c", "sh", "-c", "hostname; echo $A"]).ok().out(), "ship\nb");
-        host.lighter(&["stop", "-t", "0", "c"]).ok();
-        host.lighter(&["start", "c"]).ok();
+        assert_eq!(host.lighter(&["exec", "box", "sh", "-c", "hostname; echo $A"]).ok().out(), "ship\nb");
+        host.lighter(&["stop", "-t", "0", "box"]).ok();
+        host.lighter(&["start", "box"]).ok();
     }
-    host.lighter(&["start", "c"]).ok();
+    host.lighter(&["start", "box"]).ok();
     host.lighter(&["start", "no-such"]).rejected("no-such");
 }
 
 #[test]
 fn two_starts_at_once_start_it_once() {
     let host = Host::with_busybox();
-    host.lighter(&["create", "--name", "c", "busybox", "sh", "-c", "echo started; exec sleep 1000"]).ok();
-    let starts: Vec<_> = (0..8).map(|_| host.spawn(&["start", "c"])).collect();
+    host.lighter(&["create", "--name", "box", "busybox", "sh", "-c", "echo started; exec sleep 1000"]).ok();
+    let starts: Vec<_> = (0..8).map(|_| host.spawn(&["start", "box"])).collect();
     let done: Vec<i32> = starts.into_iter().map(|start| start.finish(DEADLINE).status).collect();
     assert!(done.contains(&0), "{done:?}");
     testkit::wait::until("it started", DEADLINE, || {
-        host.lighter(&["logs", "c"]).out().contains("started").then_some(())
+        host.lighter(&["logs", "box"]).out().contains("started").then_some(())
     });
-    assert_eq!(host.lighter(&["logs", "c"]).ok().out(), "started");
-    host.lighter(&["rm", "-f", "c"]).ok();
+    assert_eq!(host.lighter(&["logs", "box"]).ok().out(), "started");
+    host.lighter(&["rm", "-f", "box"]).ok();
     host.assert_clean();
 }

@@ -17,7 +17,7 @@ fn both_streams_arrive_whole_and_apart() {
     let host = Host::new();
     host.load(&crate::armed("armed:1"));
     let script = format!("/bin/payload pattern {MUCH} & /bin/payload pattern {MUCH} >&2; wait");
-    let output = host.lighter(&["run", "--rm", "armed:1", "sh", "-c", &script]);
+    let output = host.lighter(&["run", "--rm", "--network", "none", "armed:1", "sh", "-c", &script]);
     assert_eq!(output.ok().stdout.len(), MUCH);
     assert_eq!(output.stderr.len(), MUCH);
     let expected = hex(&pattern());

@@ -70,7 +70,7 @@ impl Create {
                     // An empty file of ours: what matters is the error above.
                     let _ = std::fs::remove_file(&cidfile.path);
                 }
-                return Err(missing_image(error, &spec).into());
+                return Err(error.into());
             }
         };
         created.warnings.iter().for_each(|warning| output::warning(warning));
@@ -79,16 +79,6 @@ impl Create {
             written.map_err(|error| Failure::io(format!("cannot write {:?}", cidfile.path), error))?;
         }
         Ok(created)
-    }
-}
-
-/// An image that could not be pulled was pulled because it is not here: worth saying.
-fn missing_image(error: engine::Error, spec: &ContainerSpec) -> engine::Error {
-    match &spec.source {
-        Source::Image(name) if error.kind() == ErrorKind::Registry && error.hint_text().is_none() => {
-            error.hint(format!("the image {name:?} is not on this machine; lighter images lists those that are"))
-        }
-        _ => error,
     }
 }
 

@@ -74,7 +74,9 @@ pub(crate) fn exec(mut process: ExecSession, plan: &mut Plan, stage: &Stage) -> 
                         let _ = process.resize(rows, columns);
                     }
                 }
-                signal if plan.tty && FATAL.contains(&signal) => return Ok(End::Signalled(signal)),
+                signal if FATAL.contains(&signal) && (plan.is_raw() || !plan.forward_signals) => {
+                    return Ok(End::Signalled(signal));
+                }
                 // A process that is gone hears nothing; its end is noticed above.
                 signal => drop(process.signal(signal)),
             }

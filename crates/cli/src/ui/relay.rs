@@ -67,7 +67,8 @@ impl Plan {
         Ok(())
     }
 
-    fn is_raw(&self) -> bool {
+    /// Whether keys go to the process as they are, ctrl-c included, so that signals are not the user's way to it.
+    pub(crate) fn is_raw(&self) -> bool {
         self.tty && self.stdin
     }
 
@@ -76,7 +77,7 @@ impl Plan {
     /// # Errors
     /// The kernel's.
     pub(crate) fn prepare(&self) -> Outcome<Stage> {
-        Ok(Stage { signals: Signals::take(self.forward_signals && !self.tty, self.tty)?, raw: self.is_raw() })
+        Ok(Stage { signals: Signals::take(self.forward_signals && !self.is_raw(), self.tty)?, raw: self.is_raw() })
     }
 }
 
@@ -298,7 +299,9 @@ pub(crate) fn session(
                 match signal {
                     WINCH if plan.tty => resize(session),
                     // Nothing runs yet that could hear it.
-                    signal if FATAL.contains(&signal) && (plan.tty || !started) => return Ok(End::Signalled(signal)),
+                    signal if FATAL.contains(&signal) && (plan.is_raw() || !plan.forward_signals || !started) => {
+                        return Ok(End::Signalled(signal));
+                    }
                     signal => pending_signals.push(signal),
                 }
             }

@@ -23,11 +23,11 @@ pub(crate) struct Sink<F> {
 pub(crate) struct Broken(pub(crate) Errno);
 
 impl<F: AsFd> Sink<F> {
-    /// Bytes for `file`, which may be in blocking mode: a pipe or socket is then only written when it polls writable,
-    /// and only as much as it takes without waiting.
+    /// Bytes for `file`, which may be in blocking mode: a pipe, socket or terminal is only written when it polls
+    /// writable, and only as much as it takes without waiting.
     pub(crate) fn new(file: F) -> Self {
         let waits = rustix::fs::fstat(&file)
-            .is_ok_and(|stat| matches!(FileType::from_raw_mode(stat.st_mode), FileType::Fifo | FileType::Socket));
+            .is_ok_and(|stat| !matches!(FileType::from_raw_mode(stat.st_mode), FileType::RegularFile));
         let chunk = if waits { PIPE_BUF } else { usize::MAX };
         Self { file, waiting: VecDeque::new(), chunk, broken: false }
     }

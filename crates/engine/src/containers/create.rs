@@ -29,9 +29,8 @@ struct Basis {
 impl Engine {
     /// Makes a container, pulling its image first when it is not here and the specification allows.
     ///
-    /// # Errors
-    /// Everything that is wrong with the specification ([`ErrorKind::Invalid`], [`ErrorKind::Unsupported`]), a name that
-    /// is taken ([`ErrorKind::Conflict`]), a missing image; nothing is left then.
+    /// # Errors Everything that is wrong with the specification ([`ErrorKind::Invalid`], [`ErrorKind::Unsupported`]), a
+    /// name that is taken ([`ErrorKind::Conflict`]), a missing image; nothing is left then.
     pub fn create(&self, spec: &ContainerSpec, progress: &dyn Progress) -> Result<CreatedContainer> {
         let given: Option<ContainerName> = match spec.name.as_deref().map(|name| name.strip_prefix('/').unwrap_or(name))
         {
@@ -44,18 +43,20 @@ impl Engine {
         if let Some(name) = &given {
             self.free_abandoned(name)?;
         }
-        let lease = self.lease()?;
-        let basis = self.basis(spec, progress)?;
-        let id = ContainerId::from_random(&random()?);
-        let names = self.names()?;
-        let durability = if spec.auto_remove { Durability::Volatile } else { Durability::Durable };
-        let name = Self::reserve(&names, given.as_ref(), &id, durability)?;
-        let made = self.make(spec, basis, &id, &name, durability);
-        if made.is_err() {
-            self.unmake(&names, &name, &id);
-        }
-        drop(lease);
-        Ok(CreatedContainer { warnings: made?, id, name })
+        self.taking_in(|| {
+            let basis = self.basis(spec, progress)?;
+            let id = ContainerId::from_random(&random()?);
+            let names = self.names()?;
+            let durability = if spec.auto_remove { Durability::Volatile } else { Durability::Durable };
+            let name = Self::reserve(&names, given.as_ref(), &id, durability)?;
+            match self.make(spec, basis, &id, &name, durability) {
+                Ok(warnings) => Ok(CreatedContainer { id, name, warnings }),
+                Err(error) => {
+                    self.unmake(&names, &name, &id);
+                    Err(error)
+                }
+            }
+        })
     }
 
     fn basis(&self, spec: &ContainerSpec, progress: &dyn Progress) -> Result<Basis> {

@@ -15,6 +15,7 @@ mod remove;
 mod start;
 mod state;
 mod types;
+mod volumes;
 
 pub use container::protocol::Stream;
 pub(crate) use list::has_label;

@@ -12,8 +12,9 @@ use super::Repair;
 use crate::{Engine, Result};
 
 impl Engine {
-    /// Puts right what was left half-done: containers whose monitor died, runs nobody reaped, creations and removals that
-    /// were killed, a runtime directory of an earlier boot. Idempotent; leaves alone what living commands are at work on.
+    /// Puts right what was left half-done: containers whose monitor died, runs nobody reaped, creations and removals
+    /// that were killed, a runtime directory of an earlier boot. Idempotent; leaves alone what living commands are at
+    /// work on.
     pub fn reconcile(&self) -> Vec<Repair> {
         let mut repairs = Vec::new();
         if !self.paths.root.is_dir() {

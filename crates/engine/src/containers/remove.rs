@@ -33,7 +33,8 @@ impl Engine {
             },
             lock => lock?,
         };
-        if dir.observe()?.is_lost() {
+        // Active by the record, and nobody held the lock: it was lost.
+        if container::dir::is_active(dir.status()?.state) {
             drop(lock);
             self.recover(&dir, &config)?;
             return if config.auto_remove { self.reap(id) } else { Ok(()) };

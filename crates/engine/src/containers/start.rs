@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use storage::ranges::Ranges;
 use sys::fs::{Durability, Lock};
 
-use super::{StartOptions, files, make_dirs};
+use super::{StartOptions, files, make_dirs, volumes};
 use crate::{Engine, Error, ErrorKind, Result};
 
 /// How long a command waits for another one to let go of a container.
@@ -41,8 +41,7 @@ impl Engine {
         self.ensure_run()?;
         let dir = self.container_dir(id)?;
         let config = self.config_of(&dir)?;
-        let lock = self.lock_at_rest(&dir, &config)?;
-        let before = dir.status()?;
+        let (lock, before) = self.lock_at_rest(&dir, &config)?;
         let name = config.name.as_str();
         let (state, _) =
             step(before.state, &Event::Start).map_err(|refused| Error::of_container(refused.into(), name))?;
@@ -96,26 +95,28 @@ impl Engine {
         }
     }
 
-    /// The container's lock, after what a dead monitor left is put right. A monitor that has just announced the end may
-    /// hold it for another moment.
-    fn lock_at_rest(&self, dir: &ContainerDir, config: &Config) -> Result<Lock> {
-        match dir.try_lock() {
-            Ok(lock) => {
-                if dir.observe()?.is_lost() {
-                    drop(lock);
-                    self.recover(dir, config)?;
-                    return Ok(dir.lock(LOCK_LIMIT)?);
-                }
-                Ok(lock)
-            }
+    /// The container's lock and its status under it, after what a dead monitor left is put right. A monitor that has
+    /// just announced the end may hold the lock for another moment.
+    fn lock_at_rest(&self, dir: &ContainerDir, config: &Config) -> Result<(Lock, Status)> {
+        let lock = match dir.try_lock() {
             Err(container::Error::Locked) => {
-                let state = dir.observe()?.state();
-                step(state, &Event::Start)
-                    .map_err(|refused| Error::of_container(refused.into(), config.name.as_str()))?;
-                Ok(dir.lock(LOCK_LIMIT)?)
+                let refused = step(dir.observe()?.state(), &Event::Start).err();
+                if let Some(refused) = refused {
+                    return Err(Error::of_container(refused.into(), config.name.as_str()));
+                }
+                dir.lock(LOCK_LIMIT)?
             }
-            Err(error) => Err(error.into()),
+            lock => lock?,
+        };
+        let status = dir.status()?;
+        if !container::dir::is_active(status.state) {
+            return Ok((lock, status));
         }
+        // Active by the record, and nobody held the lock: it was lost.
+        drop(lock);
+        self.recover(dir, config)?;
+        let lock = dir.lock(LOCK_LIMIT)?;
+        Ok((lock, dir.status()?))
     }
 
     /// Puts right a container whose monitor died, and releases what it held; true when there was something to do.
@@ -168,7 +169,9 @@ impl Engine {
                 Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
                 Err(errno) => return Err(sys::Error::new("unlinkat", "work", errno).into()),
             }
-            self.layers()?.create_upper(dir.path(), &image.chain)?;
+            let overlay = self.layers()?.create_upper(dir.path(), &image.chain)?;
+            let layers: Vec<PathBuf> = overlay.lowers.iter().map(|lower| overlay.layers_dir.join(lower)).collect();
+            volumes::make(&config.said, &overlay.upper, &layers)?;
         }
         let mut spec = config.spec.clone();
         let host_ids = match config.userns {

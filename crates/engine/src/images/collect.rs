@@ -27,8 +27,8 @@ impl Engine {
         Ok(users)
     }
 
-    /// Removes blobs and layers that nothing marks, and empties the trash. Does nothing while anything is being made: the
-    /// next collection comes with the next removal.
+    /// Removes blobs and layers that nothing marks, and empties the trash. Does nothing while anything is being made:
+    /// the next collection comes with the next removal.
     pub(crate) fn collect(&self) -> Result<()> {
         let Some(_exclusive) = self.try_exclusive()? else { return Ok(()) };
         let content = self.content_store()?;

@@ -19,13 +19,13 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::Registry`], [`ErrorKind::BadImage`], [`ErrorKind::NoSuchImage`] for a platform that is not offered.
     pub fn pull(&self, reference: &str, options: &PullOptions, progress: &dyn Progress) -> Result<ImageSummary> {
-        let _lease = self.lease()?;
         let parsed: Reference = reference.parse()?;
-        if hello::is_hello(&parsed) {
-            let record = self.provide_hello(progress)?;
-            return self.summary_of(&record, &BTreeMap::new());
-        }
-        let (record, changed) = self.fetch(&parsed, options, progress)?;
+        let (record, changed) = self.taking_in(|| {
+            if hello::is_hello(&parsed) {
+                return Ok((self.provide_hello(progress)?, false));
+            }
+            self.fetch(&parsed, options, progress)
+        })?;
         Ok(ImageSummary { changed, ..self.summary_of(&record, &BTreeMap::new())? })
     }
 
@@ -45,7 +45,8 @@ impl Engine {
         })
     }
 
-    /// Takes in the images of an archive (docker's or an OCI layout's, compressed or not), read once from its beginning.
+    /// Takes in the images of an archive (docker's or an OCI layout's, compressed or not), read once from its
+    /// beginning.
     ///
     /// # Errors
     /// [`ErrorKind::BadImage`]; [`ErrorKind::NoSpace`]; nothing half-made is visible then.
@@ -55,9 +56,9 @@ impl Engine {
         platform_said: Option<&str>,
         progress: &dyn Progress,
     ) -> Result<Vec<Loaded>> {
-        let _lease = self.lease()?;
         let platform = platform(platform_said)?;
-        let records = self.bring_in(progress, |inbound, _| Ok(inbound.platform(platform).load(&mut reader)?))?;
+        let records = self
+            .taking_in(|| self.bring_in(progress, |inbound, _| Ok(inbound.platform(platform).load(&mut reader)?)))?;
         Ok(loaded(&records))
     }
 
@@ -66,9 +67,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::load`].
     pub fn load_layout(&self, dir: &Path, platform_said: Option<&str>, progress: &dyn Progress) -> Result<Vec<Loaded>> {
-        let _lease = self.lease()?;
         let platform = platform(platform_said)?;
-        let records = self.bring_in(progress, |inbound, _| Ok(inbound.platform(platform).load_layout(dir)?))?;
+        let records = self
+            .taking_in(|| self.bring_in(progress, |inbound, _| Ok(inbound.platform(platform).load_layout(dir)?)))?;
         Ok(loaded(&records))
     }
 
@@ -82,15 +83,30 @@ impl Engine {
         options: &ImportOptions,
         progress: &dyn Progress,
     ) -> Result<ImageSummary> {
-        let _lease = self.lease()?;
         let below = image::archive::ImportOptions {
             reference: options.reference.as_deref().map(str::parse).transpose()?,
             changes: options.changes.clone(),
             message: options.message.clone(),
             platform: platform(options.platform.as_deref())?,
         };
-        let record = self.bring_in(progress, |inbound, _| Ok(inbound.import(&mut reader, &below)?))?;
+        let record =
+            self.taking_in(|| self.bring_in(progress, |inbound, _| Ok(inbound.import(&mut reader, &below)?)))?;
         Ok(ImageSummary { changed: true, ..self.summary_of(&record, &BTreeMap::new())? })
+    }
+
+    /// Does `work` under a lease, and throws away what it brought when that is of no use: a broken image's parts, and
+    /// whatever fills a full disk. What a broken connection left is taken up by the next pull.
+    pub(crate) fn taking_in<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let lease = self.lease()?;
+        let result = work();
+        drop(lease);
+        if let Err(error) = &result
+            && matches!(error.kind(), ErrorKind::BadImage | ErrorKind::NoSpace)
+        {
+            // The failure above is the one to report; what stays goes with the next collection.
+            let _ = self.collect();
+        }
+        result
     }
 
     /// Opens what a way in needs, and runs it.

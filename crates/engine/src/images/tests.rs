@@ -119,3 +119,16 @@ fn layers_are_committed_from_the_base_upwards_whatever_order_they_come_in() {
         assert!(engine.layers().expect("opened").contains(layer).expect("looked"));
     }
 }
+
+#[test]
+fn what_a_broken_image_brought_is_thrown_away_at_once() {
+    let scratch = Scratch::new("thrown");
+    let engine = scratch.engine();
+    import(&engine, Some("box"), "one");
+    let before = engine.content_store().expect("opened").list().expect("listed").len();
+    let mut evil = tar(&[("file", "good"), ("../../escape", "x")]);
+    evil.truncate(evil.len() - 1024);
+    engine.import(Cursor::new(evil), &ImportOptions::default(), &Quiet).expect_err("refused");
+    assert_eq!(engine.content_store().expect("opened").list().expect("listed").len(), before);
+    assert_eq!(std::fs::read_dir(engine.paths.root.join("trash")).expect("listed").count(), 0);
+}
