@@ -349,13 +349,6 @@ fn fill(
     };
     make(parent, temporary, 0o700)?;
     let fd = open_dir(parent, Path::new(temporary)).doing("opening the container's directory")?;
-    // The overlay's root shows the mode of its upper directory. mkdir(2) applies the umask, so it is set outright.
-    for name in [names::UPPER, names::WORK] {
-        make(&fd, name, 0o755)?;
-        rustix::fs::chmodat(&fd, name, Mode::from_raw_mode(0o755), AtFlags::empty())
-            .at("fchmodat", name)
-            .doing("making the container's directory")?;
-    }
     write(&fd, names::CONFIG, config, durability, temporary)?;
     write(&fd, names::STATUS, status, durability, temporary)?;
     Ok(fd)
@@ -511,6 +504,7 @@ mod tests {
         std::fs::write(outside.join("precious"), "x").expect("written");
         let dir = made(&scratch);
         let upper = dir.path().join(names::UPPER);
+        std::fs::create_dir(&upper).expect("made");
         std::os::unix::fs::symlink(&outside, upper.join("link")).expect("linked");
         std::fs::create_dir_all(upper.join("a/b/c")).expect("made");
         std::fs::write(upper.join("a/b/file"), "x").expect("written");

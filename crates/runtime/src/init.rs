@@ -114,32 +114,31 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
         process::confine(&plan.confinement, plan.process, &prepared.credentials)?;
         process::reset_signals()?;
         if plan.die_with_caller && !plan.init {
-            sys::process::die_with_parent(libc_sigkill())
+            sys::process::die_with_parent(rustix::process::Signal::KILL.as_raw())
                 .doing(|| "cannot tie the process to its supervisor".to_owned())?;
         }
         Err(prepared.found.exec())
     };
+    // From here on the caller is told through `kept`: the number of the link itself may be one of the streams' now.
+    let report = |error: &Error| {
+        kept.send_failure(error);
+        exit_code(error)
+    };
     if !plan.init {
-        return execute().inspect_err(|error| kept.send_failure(error));
+        return Ok(execute().unwrap_or_else(|error| report(&error)));
     }
     let first_kept = 3 + u32::try_from(preserve.len()).unwrap_or(0);
     let setup =
         reaper::Setup { terminal: slave.is_some(), die_with_caller: plan.die_with_caller, close_from: first_kept };
-    reaper::run(
+    let begun = reaper::run(
         &setup,
-        || match execute() {
-            Ok(code) => code,
-            Err(error) => {
-                kept.send_failure(&error);
-                exit_code(&error)
-            }
-        },
+        || execute().unwrap_or_else(|error| report(&error)),
         || process::confine(&plan.confinement, plan.process, &prepared.credentials),
-    )
-}
-
-const fn libc_sigkill() -> i32 {
-    rustix::process::Signal::KILL.as_raw()
+    );
+    match begun {
+        Ok(never) => match never {},
+        Err(error) => Ok(report(&error)),
+    }
 }
 
 /// Becomes root of the new user namespace, which the caller has just mapped.

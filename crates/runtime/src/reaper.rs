@@ -2,7 +2,7 @@
 //!
 //! It is the set-up process itself, which stays instead of executing: no program has to be found or mounted.
 
-use std::os::fd::OwnedFd;
+use std::convert::Infallible;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, setpgid, wait};
@@ -22,8 +22,14 @@ pub(crate) struct Setup {
     pub(crate) close_from: u32,
 }
 
-/// Makes `command` a child and stays until it ends; `confine` puts process 1 under the same confinement.
-pub(crate) fn run(setup: &Setup, command: impl FnOnce() -> i32, confine: impl FnOnce() -> Result<()>) -> Result<i32> {
+/// Makes `command` a child, stays until it ends and then ends with its code; `confine` puts process 1 under the same
+/// confinement. Comes back only when it could not begin: once the descriptors are closed, nothing that owned one may be
+/// used or dropped again.
+pub(crate) fn run(
+    setup: &Setup,
+    command: impl FnOnce() -> i32,
+    confine: impl FnOnce() -> Result<()>,
+) -> Result<Infallible> {
     let what = || "cannot run the init process".to_owned();
     let mask = sys::signal::block(SignalSet::all()).doing(what)?;
     let terminal = setup.terminal;
@@ -50,17 +56,17 @@ pub(crate) fn run(setup: &Setup, command: impl FnOnce() -> i32, confine: impl Fn
     // The link closes with the rest, which tells the caller that the command runs.
     std::mem::forget(child.pidfd);
     sys::process::close_from(setup.close_from).doing(what)?;
-    let signals = sys::signal::descriptor(SignalSet::all()).doing(what)?;
     let child = i32::try_from(child.pid).ok().and_then(Pid::from_raw);
-    supervise(&signals, child)
+    // Nobody is left to hear why it failed; 125 is lighter's own code.
+    sys::process::exit_now(supervise(child).unwrap_or(125))
 }
 
-fn supervise(signals: &OwnedFd, child: Option<Pid>) -> Result<i32> {
-    let what = || "the init process cannot wait".to_owned();
+fn supervise(child: Option<Pid>) -> sys::Result<i32> {
+    let signals = sys::signal::descriptor(SignalSet::all())?;
     loop {
-        let mut entries = [PollFd::new(signals, PollFlags::IN)];
-        sys::process::poll_until(&mut entries, None).doing(what)?;
-        while let Some((signal, _)) = sys::signal::next(signals).doing(what)? {
+        let mut entries = [PollFd::new(&signals, PollFlags::IN)];
+        sys::process::poll_until(&mut entries, None)?;
+        while let Some((signal, _)) = sys::signal::next(&signals)? {
             // Not yet collected, so the id is still the command's; it may have ended this very moment all the same.
             if let (Some(signal), Some(child)) = (forwarded(signal), child) {
                 let _ = kill_process(child, signal);

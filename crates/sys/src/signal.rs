@@ -92,12 +92,15 @@ pub fn next(descriptor: &OwnedFd) -> Result<Option<(i32, u32)>> {
 }
 
 /// Gives every signal its default disposition, as a program expects that a container starts: ignored signals survive
-/// execve(2).
+/// execve(2). The kernel's call, since the C library keeps its two internal signals to itself, and its posix_spawn
+/// leaves them ignored.
 pub fn reset_dispositions() {
+    // struct sigaction of the kernel: handler, flags, restorer, mask. All zero is SIG_DFL.
+    let default = [0_u64; 4];
+    let none = std::ptr::null_mut::<u64>();
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL installs no handler; the kernel refuses SIGKILL and SIGSTOP, and the C library its own two,
-        // which is fine.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads one sigaction and stores none; it refuses SIGKILL and SIGSTOP, which is fine.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), none, KERNEL_SET) };
     }
 }
 

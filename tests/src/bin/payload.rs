@@ -8,8 +8,8 @@ use std::io::{Write, stdout};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -25,10 +25,16 @@ fn main() -> ExitCode {
         ["hog", mebibytes] => hog(mebibytes.parse().unwrap_or(0)),
         ["spin", seconds] => spin(duration(seconds)),
         ["writable", roots @ ..] => writable(roots),
+        ["bomb"] => {
+            // The fuse is long enough to see that there is a limit.
+            std::thread::sleep(Duration::from_secs(1));
+            bomb()
+        }
+        ["bombs"] => bomb(),
         ["ping"] => ping(),
         ["pattern", bytes] => pattern(bytes.parse().unwrap_or(0)),
         _ => Err(std::io::Error::other(
-            "descriptors | overwrite-exe S | swap A B S | hog MIB | spin S | writable DIR... | ping | pattern BYTES",
+            "descriptors | overwrite-exe S | swap A B S | hog MIB | spin S | writable DIR... | ping | bomb | pattern BYTES",
         )),
     };
     match done {
@@ -117,6 +123,17 @@ fn hog(mebibytes: usize) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A fork bomb: every process starts others for as long as it lives, and gives up never.
+fn bomb() -> std::io::Result<()> {
+    let mut children = Vec::new();
+    loop {
+        // A refusal is what the limit is for; the bomb goes on.
+        if let Ok(child) = Command::new("/proc/self/exe").arg("bombs").spawn() {
+            children.push(child);
+        }
+    }
+}
+
 /// Keeps two threads busy.
 fn spin(time: Duration) -> std::io::Result<()> {
     let busy = move || {
@@ -169,10 +186,16 @@ fn writable(roots: &[&str]) -> std::io::Result<()> {
             let process = dir.as_os_str() == "/proc" && entry.file_name().as_encoded_bytes()[0].is_ascii_digit();
             if kind.is_dir() && !process && !path.starts_with("/proc/pressure") {
                 stack.push(path);
-            } else if kind.is_file() && OpenOptions::new().append(true).open(&path).is_ok() {
+            } else if kind.is_file() && opens_for_writing(&path) {
                 writeln!(out, "{}", path.display())?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether a regular file can be opened for writing. The directory's entry does not tell that a device lies over it.
+fn opens_for_writing(path: &Path) -> bool {
+    let file = OpenOptions::new().append(true).open(path);
+    file.and_then(|file| file.metadata()).is_ok_and(|meta| meta.is_file())
 }

@@ -7,9 +7,19 @@ fn hello_needs_no_network_and_tells_what_a_container_is() {
     let host = Host::new();
     let output = host.lighter(&["run", "--rm", "lighter.local/hello"]);
     let text = output.ok().out().to_lowercase();
-    for word in
-        ["pid 1", "namespace", "root", "outside", "capabilit", "seccomp", "memory", "cpu", "pids", "mount", "ms"]
-    {
+    for word in [
+        "process 1",
+        "namespace",
+        "root",
+        "outside",
+        "capabilit",
+        "seccomp",
+        "memory",
+        "cpu",
+        "processes",
+        "mount",
+        "ms",
+    ] {
         assert!(text.contains(word), "says something of {word:?}\n{output}");
     }
     host.assert_clean();

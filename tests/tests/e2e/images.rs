@@ -135,7 +135,7 @@ fn tags_lists_and_removes_like_docker() {
     host.lighter(&["run", "--rm", "busybox", "true"]).ok();
 
     host.lighter(&["create", "--name", "user", "busybox"]).ok();
-    host.lighter(&["rmi", "busybox"]).rejected("user");
+    host.lighter(&["rmi", "busybox"]).rejected("using");
     host.lighter(&["rm", "user"]).ok();
     let deleted = host.lighter(&["rmi", "busybox"]);
     assert!(deleted.ok().out().contains("Deleted: "), "{deleted}");

@@ -49,12 +49,12 @@ fn a_password_is_wanted_and_kept_to_its_registry() {
     let registry = Registry::with_password("ann", "secret");
     registry.push_layout(&Image::busybox("x").oci_layout(Packing::Gzip), "busybox:1");
     let name = registry.reference("busybox:1");
-    host.lighter(&["pull", &name]).rejected("auth");
+    host.lighter(&["pull", &name]).rejected("login");
     let server = name.split('/').next().unwrap_or_default().to_owned();
     // "ann:wrong", then "ann:secret".
     log_in(&host, &server, "YW5uOndyb25n");
     let wrong = host.lighter(&["pull", &name]);
-    wrong.rejected("auth");
+    wrong.rejected("denied");
     assert!(!wrong.err().contains("YW5uOndyb25n") && !wrong.err().contains("ann:wrong"), "{wrong}");
     log_in(&host, &server, "YW5uOnNlY3JldA==");
     host.lighter(&["pull", &name]).ok();

@@ -62,8 +62,17 @@ fn the_last_line_needs_no_newline() {
 fn all_bytes_pass_unchanged() {
     let host = Host::with_busybox();
     let all: Vec<u8> = (0..=255).collect();
-    let output = host.lighter_reading(&["run", "-i", "--name", "bytes", "busybox", "cat"], &all);
+    let output = host.lighter_reading(&["run", "--rm", "-i", "busybox", "cat"], &all);
     assert_eq!(output.ok().stdout, all);
+    host.detached(&["--name", "box"], &["sleep", "1000"]);
+    assert_eq!(host.lighter_reading(&["exec", "-i", "box", "cat"], &all).ok().stdout, all);
+}
+
+#[test]
+fn logs_keep_all_bytes() {
+    let host = Host::with_busybox();
+    let all: Vec<u8> = (0..=255).collect();
+    host.lighter_reading(&["run", "-i", "--name", "bytes", "busybox", "cat"], &all).ok();
     assert_eq!(host.lighter(&["logs", "bytes"]).ok().stdout, all);
 }
 

@@ -283,6 +283,11 @@ pub(crate) fn session(
     let mut pending_signals = Vec::new();
     let mut eof_to_send = false;
     loop {
+        // First of all: what was heard in the last turn may have opened the window for what waits.
+        if send_input(session, input.waiting()) && input.waiting().is_empty() && eof_to_send {
+            eof_to_send = false;
+            let _ = session.close_stdin();
+        }
         let wants_input = input.wants() && session.stdin_window() > 0;
         let limit = idle.as_ref().map(|_| IDLE);
         let Some(ready) = poll(session, signals, &outputs, wants_input, limit)? else {
@@ -321,10 +326,6 @@ pub(crate) fn session(
                     return Ok(End::Detached(None));
                 }
             }
-        }
-        if send_input(session, input.waiting()) && input.waiting().is_empty() && eof_to_send {
-            eof_to_send = false;
-            let _ = session.close_stdin();
         }
         while ready.session && outputs.has_room() {
             let end = match session.recv(Some(Duration::ZERO)).map_err(|error| conversation(&error))? {

@@ -11,8 +11,6 @@ use container::recover::{Recovered, recover};
 use container::request::{LogRequest, RootfsRequest, StartRequest};
 use container::{ContainerDir, ContainerId, monitor};
 use oci::runtime::{IdMapping, Spec};
-use rustix::fs::AtFlags;
-use rustix::io::Errno;
 use storage::ranges::Ranges;
 use sys::fs::{Durability, Lock};
 
@@ -163,12 +161,6 @@ impl Engine {
         make_dirs(&run_dir)?;
         files::write(dir, &files::texts(config)?)?;
         if let Some(image) = config.image.as_ref().filter(|_| first) {
-            // A work directory tells that the upper one has the image's attributes. An empty one was made with the
-            // container, before it could have them; overlayfs never leaves one empty.
-            match rustix::fs::unlinkat(dir, container::dir::names::WORK, AtFlags::REMOVEDIR) {
-                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY) => {}
-                Err(errno) => return Err(sys::Error::new("unlinkat", "work", errno).into()),
-            }
             let overlay = self.layers()?.create_upper(dir.path(), &image.chain)?;
             let layers: Vec<PathBuf> = overlay.lowers.iter().map(|lower| overlay.layers_dir.join(lower)).collect();
             volumes::make(&config.said, &overlay.upper, &layers)?;
