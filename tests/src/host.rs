@@ -71,7 +71,8 @@ impl Host {
 
     fn with_turn(turn: Turn) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("lighter-e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        // Of one width, so that no host's name is the beginning of another's: leftovers are found, and killed, by it.
+        let name = format!("lighter-e2e-{}-{:04}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let dir = std::env::temp_dir().join(name);
         std::fs::create_dir_all(dir.join("bait")).expect("make the test's directory");
         std::fs::create_dir_all(dir.join("home")).expect("make the test's home");

@@ -84,10 +84,10 @@ impl Failure {
 
     /// The text of [`report`](Self::report).
     pub(crate) fn render(&self, colour: bool) -> String {
-        let (message, causes, hint) = match self {
-            Self::Usage { message, hint } => (message.clone(), Vec::new(), hint.as_deref()),
-            Self::Engine(error) => (error.to_string(), causes(error), error.hint_text()),
-            Self::Io { doing, error } => (doing.clone(), vec![sentence(error)], None),
+        let (message, causes) = match self {
+            Self::Usage { message, .. } => (message.clone(), Vec::new()),
+            Self::Engine(error) => (error.to_string(), causes(error)),
+            Self::Io { doing, error } => (doing.clone(), vec![sentence(error)]),
         };
         let paint = |label: &str, code: &str| if colour { format!("\x1b[{code}m{label}\x1b[0m") } else { label.into() };
         let mut text = String::new();
@@ -95,10 +95,17 @@ impl Failure {
         for cause in causes {
             let _ = writeln!(text, "{} {}", paint("Caused by:", "1"), escape::lines(&cause));
         }
-        if let Some(hint) = hint {
-            let _ = writeln!(text, "{} {}", paint("Hint:", "1;36"), escape::lines(hint));
-        }
+        let _ = writeln!(text, "{} {}", paint("Hint:", "1;36"), escape::lines(self.hint()));
         text
+    }
+
+    /// What to do about it: the failure's own words where it has some, its kind's otherwise.
+    fn hint(&self) -> &str {
+        match self {
+            Self::Usage { hint, .. } => hint.as_deref().unwrap_or("lighter VERB --help tells what a verb takes"),
+            Self::Engine(error) => error.hint_text().unwrap_or_else(|| engine_hint(error.kind())),
+            Self::Io { .. } => "see that the file or stream is there and may be used",
+        }
     }
 }
 
@@ -126,6 +133,28 @@ fn engine_code(kind: ErrorKind, class: Class) -> u8 {
             | ErrorKind::Damaged
             | ErrorKind::System => 125,
         },
+    }
+}
+
+/// The table of hints, for errors that bring none of their own.
+fn engine_hint(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Invalid => "lighter VERB --help tells what a verb takes",
+        ErrorKind::NoSuchContainer => "lighter ps -a lists the containers that are here",
+        ErrorKind::NoSuchImage => {
+            "lighter images lists the images that are here; lighter pull, load and import bring more"
+        }
+        ErrorKind::Conflict => "lighter ps -a shows names and states; lighter stop or lighter rm makes way",
+        ErrorKind::CommandNotFound => "see that the command, and the interpreter or loader it names, are in the image",
+        ErrorKind::CommandNotExecutable => {
+            "see that the command is a program for this machine with its execute permission set"
+        }
+        ErrorKind::Unsupported => "lighter info shows what this host offers",
+        ErrorKind::Registry => "see that the name is right and the registry can be reached, then try again",
+        ErrorKind::BadImage => "get or make the image again; nothing of this one was kept",
+        ErrorKind::NoSpace => "free some space: lighter rm and lighter rmi remove what is not needed",
+        ErrorKind::Damaged => "lighter rm -f or lighter rmi removes what is damaged; everything else still works",
+        ErrorKind::System => "the kernel refused; lighter info shows what this host offers",
     }
 }
 
@@ -196,5 +225,9 @@ mod tests {
         let text = Failure::from(error).render(false);
         assert_eq!(text, "Error: no such image: a\\x1b[2Jb\nCaused by: cause\nHint: lighter pull a\n");
         assert!(Failure::usage("x").render(true).starts_with("\x1b[1;31mError:\x1b[0m x"));
+        for kind in KINDS {
+            let text = Failure::from(engine::Error::new(kind, "x")).render(false);
+            assert!(text.lines().last().is_some_and(|line| line.len() > "Hint: ".len()), "{text}");
+        }
     }
 }

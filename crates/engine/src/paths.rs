@@ -11,16 +11,22 @@ pub struct Paths {
     pub root: PathBuf,
     /// Monitors' sockets, leases of ids.
     pub run: PathBuf,
+    /// Docker's `config.json`, where logins to registries are kept; `None` uses none.
+    pub logins: Option<PathBuf>,
 }
 
 impl Default for Paths {
-    /// `LIGHTER_ROOT` and `LIGHTER_RUN` where set, otherwise `/var/lib/lighter` and `/run/lighter`.
+    /// `LIGHTER_ROOT` and `LIGHTER_RUN` where set, otherwise `/var/lib/lighter` and `/run/lighter`; logins from
+    /// `DOCKER_CONFIG`, otherwise from `.docker` in `HOME`.
     fn default() -> Self {
-        let from = |name: &str, otherwise: &str| match std::env::var_os(name) {
-            Some(value) if !value.is_empty() => PathBuf::from(value),
-            _ => PathBuf::from(otherwise),
-        };
-        Self { root: from("LIGHTER_ROOT", "/var/lib/lighter"), run: from("LIGHTER_RUN", "/run/lighter") }
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let from = |name: &str, otherwise: &str| set(name).unwrap_or_else(|| PathBuf::from(otherwise));
+        let docker = set("DOCKER_CONFIG").or_else(|| set("HOME").map(|home| home.join(".docker")));
+        Self {
+            root: from("LIGHTER_ROOT", "/var/lib/lighter"),
+            run: from("LIGHTER_RUN", "/run/lighter"),
+            logins: docker.map(|dir| dir.join("config.json")),
+        }
     }
 }
 

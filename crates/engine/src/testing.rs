@@ -28,7 +28,7 @@ impl Scratch {
 
     /// An engine on this directory.
     pub(crate) fn engine(&self) -> Engine {
-        Engine::open(Paths { root: self.0.join("root"), run: self.0.join("run") }).expect("root")
+        Engine::open(Paths { root: self.0.join("root"), run: self.0.join("run"), logins: None }).expect("root")
     }
 }
 

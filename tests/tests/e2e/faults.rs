@@ -79,15 +79,15 @@ fn the_monitor_killed_at_any_moment() {
     let host = Host::with_busybox();
     for (n, moment) in MOMENTS.into_iter().enumerate() {
         let name = format!("orphan-{n}");
-        let running = host.spawn(&["run", "--name", &name, "busybox", "sleep", "1000"]);
+        let mut running = host.spawn(&["run", "--name", &name, "busybox", "sleep", "1000"]);
         std::thread::sleep(Duration::from_millis(moment));
         let own = running.pid();
         engine_processes(&host).into_iter().filter(|pid| *pid != own).for_each(kill);
-        // Killed before there was a monitor: then the container runs, and is ended as a user would.
-        if moment < 200 {
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        host.lighter(&["rm", "-f", &name]);
+        // Killed before there was a monitor, or a container: then it comes to run, and is ended as a user would.
+        wait::until("run ends", DEADLINE, || {
+            host.lighter(&["rm", "-f", &name]);
+            running.ended().then_some(())
+        });
         running.finish(DEADLINE);
         recovers(&host, &name, &format!("monitor killed after {moment} ms"));
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read};
+use std::path::Path;
 
 use engine::{ImportOptions, Progress, Quiet};
 
@@ -21,11 +22,18 @@ pub(crate) fn parse_load(args: &Args) -> Outcome<Job> {
     let quiet = args.on("quiet");
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
-        let mut reader = open(input.as_deref(), "lighter load -i FILE, or lighter load < FILE")?;
         let shown = Shown::new(Lines::Stdout, None);
         // As docker: bars on a terminal, and otherwise only what was loaded.
         let progress: &dyn Progress = if quiet || !output::draws() { &Quiet } else { &shown };
-        for image in engine.load(&mut reader, platform.as_deref(), progress)? {
+        let layout = input.as_deref().map(Path::new).filter(|path| path.is_dir());
+        let images = match layout {
+            Some(layout) => engine.load_layout(layout, platform.as_deref(), progress)?,
+            None => {
+                let mut reader = open(input.as_deref(), "lighter load -i FILE, or lighter load < FILE")?;
+                engine.load(&mut reader, platform.as_deref(), progress)?
+            }
+        };
+        for image in images {
             let said = match image.reference {
                 Some(reference) => format!("Loaded image: {}", escape::line(&reference)),
                 None => format!("Loaded image ID: {}", image.id),

@@ -36,7 +36,12 @@ impl Engine {
         progress: &dyn Progress,
     ) -> Result<(ImageRecord, bool)> {
         let platform = platform(options.platform.as_deref())?;
-        let client = image::registry::Options { insecure: options.insecure, ..image::registry::Options::default() };
+        let credentials = match &self.paths.logins {
+            Some(path) => image::registry::Credentials::from_docker_config(path)?,
+            None => image::registry::Credentials::default(),
+        };
+        let client =
+            image::registry::Options { credentials, insecure: options.insecure, ..image::registry::Options::default() };
         self.bring_in(progress, |inbound, store| {
             let before = store.get(reference)?.map(|record| record.id().clone());
             let record = inbound.platform(platform).pull(reference, client)?;
