@@ -368,6 +368,9 @@ fn write<T: Serialize>(
     sys::fs::replace(dir, name, &bytes, 0o600, durability).doing("writing the container's record")
 }
 
+/// How often a directory that fills again is emptied before that is an error.
+const DELETE_ROUNDS: u32 = 16;
+
 /// Deletes `name` in `dir` with everything below. Continues past failures and reports the first.
 fn delete_tree(dir: BorrowedFd<'_>, name: &OsStr, depth: usize) -> sys::Result<()> {
     let shown = || Path::new(name).display();
@@ -383,23 +386,34 @@ fn delete_tree(dir: BorrowedFd<'_>, name: &OsStr, depth: usize) -> sys::Result<(
         }
         Err(error) => return Err(error),
     };
+    // Somebody who opened the directory before it was renamed may still be making a file in it, its lock for one: what
+    // appeared since it was listed is deleted in the next round. Once it is gone nothing more can be made in it.
+    for _ in 0..DELETE_ROUNDS {
+        empty(&child, depth)?;
+        match unlinkat(dir, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOTEMPTY) => {}
+            other => return other.at("unlinkat", shown()),
+        }
+    }
+    Err(sys::Error::new("unlinkat", shown(), Errno::NOTEMPTY))
+}
+
+/// Deletes what is in the directory `dir`. Continues past failures and reports the first.
+fn empty(dir: &OwnedFd, depth: usize) -> sys::Result<()> {
     let mut failed = None;
-    for entry in Dir::read_from(&child).at("getdents", shown())? {
-        let entry = entry.at("getdents", shown())?;
+    for entry in Dir::read_from(dir).at("getdents", "a container's directory")? {
+        let entry = entry.at("getdents", "a container's directory")?;
         let entry_name = OsStr::from_bytes(entry.file_name().to_bytes());
         if entry_name == "." || entry_name == ".." {
             continue;
         }
         let gone = match entry.file_type() {
-            FileType::Directory | FileType::Unknown => delete_tree(child.as_fd(), entry_name, depth + 1),
-            _ => unlinkat(&child, entry_name, AtFlags::empty()).at("unlinkat", Path::new(entry_name).display()),
+            FileType::Directory | FileType::Unknown => delete_tree(dir.as_fd(), entry_name, depth + 1),
+            _ => unlinkat(dir, entry_name, AtFlags::empty()).at("unlinkat", Path::new(entry_name).display()),
         };
         failed = failed.or(gone.err());
     }
-    match failed {
-        Some(error) => Err(error),
-        None => unlinkat(dir, name, AtFlags::REMOVEDIR).at("unlinkat", shown()),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 #[cfg(test)]
