@@ -8,8 +8,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, StatVfsMountFlags};
 
-use crate::error::{Context, Result};
+use rustix::io::Errno;
+
+use crate::error::{Context, Error, Result};
 use crate::mount::{Attributes, Change, clone_path, set_attributes};
+use crate::process::Command;
 
 const SELF: &str = "/proc/self/exe";
 
@@ -31,6 +34,25 @@ pub fn is_sealed() -> bool {
     read_only || rustix::fs::fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SealFlags::WRITE))
 }
 
+/// Executes the running program again from a protected copy, with the same arguments and environment; comes back at
+/// once when it runs from one already. For a program about to put a process of its own into a container whose root is
+/// the host's. Open descriptors that are not close-on-exec go along.
+///
+/// # Errors
+/// As [`executable`], `EINVAL` for arguments or an environment that are not UTF-8, or execveat(2)'s.
+pub fn execute_again() -> Result<()> {
+    if is_sealed() {
+        return Ok(());
+    }
+    let odd = |text: std::ffi::OsString| Error::new("execveat", format!("{text:?} (not UTF-8)"), Errno::INVAL);
+    let arguments = std::env::args_os().map(|word| word.into_string().map_err(odd)).collect::<Result<Vec<_>>>()?;
+    let environment = std::env::vars_os()
+        .map(|(name, value)| Ok(format!("{}={}", name.into_string().map_err(odd)?, value.into_string().map_err(odd)?)))
+        .collect::<Result<Vec<_>>>()?;
+    let command = Command::new(arguments.iter().map(String::as_str), environment.iter().map(String::as_str))?;
+    Err(command.exec_fd(executable()?))
+}
+
 fn detached() -> Result<OwnedFd> {
     let path = std::fs::read_link(SELF).at("readlink", SELF)?;
     // open_tree cannot copy a magic link's target when that was itself opened through a detached mount, so the path is
@@ -38,7 +60,7 @@ fn detached() -> Result<OwnedFd> {
     let mount = clone_path(&path, false)?;
     let (here, there) = (rustix::fs::stat(SELF).at("stat", SELF)?, rustix::fs::fstat(&mount).at("fstat", SELF)?);
     if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino) {
-        return Err(crate::Error::new("open_tree", path.display(), rustix::io::Errno::STALE));
+        return Err(Error::new("open_tree", path.display(), Errno::STALE));
     }
     set_attributes(&mount, &Change { set: Attributes::RDONLY, ..Change::default() })?;
     Ok(mount)

@@ -48,6 +48,12 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
         let id = engine.lookup(&name)?;
+        if engine.shares_host_users(&id)? {
+            sys::sealed::execute_again().map_err(|error| {
+                engine::Error::new(ErrorKind::Unsupported, "cannot protect lighter's own program from the container")
+                    .because(error)
+            })?;
+        }
         if spec.detach {
             drop(engine.exec(&id, &spec)?);
             return Ok(0);

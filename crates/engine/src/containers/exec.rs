@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use container::capability::{Capabilities, CapabilitySet};
 use container::lifecycle::{Event, Refused, step};
-use container::record::{Config, process_start};
+use container::record::{Config, UsernsPosture, process_start};
 use container::{ContainerId, Exec, Identity, Stdio};
 use oci::runtime::Process;
 use rustix::fs::{CWD, Mode, OFlags};
@@ -20,6 +20,15 @@ use crate::{Engine, Error, ErrorKind, Result};
 const TURN: Duration = Duration::from_secs(3600);
 
 impl Engine {
+    /// Whether the container's root is the host's, so that a program which enters it must run from a protected copy of
+    /// itself (CVE-2019-5736).
+    ///
+    /// # Errors
+    /// The container's record cannot be read.
+    pub fn shares_host_users(&self, id: &ContainerId) -> Result<bool> {
+        Ok(matches!(self.config_of(&self.container_dir(id)?)?.userns, UsernsPosture::Host { .. }))
+    }
+
     /// Runs a process in a running container; returns when its command was executed. The caller must have one thread.
     ///
     /// # Errors
