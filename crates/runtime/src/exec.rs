@@ -18,7 +18,7 @@ use sys::process::{CloneArgs, Namespaces};
 
 use crate::cgroup::{Cgroup, EntryFds, Host};
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::init::exit_code;
+use crate::init::{exit_code, join_keyring};
 use crate::launch::{Exec, Stdio};
 use crate::link::{self, Answer, Link};
 use crate::plan::{Confinement, namespace_flag, wrong};
@@ -120,6 +120,11 @@ struct Inside<'a> {
 
 fn open_door(inside: &Inside<'_>, namespaces: Namespaces, group: Option<&std::os::fd::BorrowedFd<'_>>) -> Result<()> {
     sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
+    // Through the host's /proc, before the container's is all there is; fork(2) passes it on.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc =
+        rustix::fs::open("/proc", flags, Mode::empty()).at("open", "/proc").doing(|| "cannot open /proc".to_owned())?;
+    process::set_apparmor(Some(proc.as_fd()), &inside.confinement.apparmor_profile)?;
     sys::process::join(inside.exec.init, namespaces).map_err(|cause| {
         if cause.errno() == sys::Errno::SRCH {
             return Error::system("container not running", cause);
@@ -149,6 +154,8 @@ fn run(inside: &Inside<'_>) -> Result<()> {
         rustix::thread::set_thread_res_uid(uid, uid, uid).at("setresuid", 0).doing(what)?;
     }
     setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
+    // The container's, by name; never the keys of whoever runs `exec`.
+    join_keyring(exec.id)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root =
         rustix::fs::open("/", flags, Mode::empty()).at("open", "/").doing(|| "cannot open the root".to_owned())?;
@@ -176,7 +183,14 @@ fn run(inside: &Inside<'_>) -> Result<()> {
         process::reset_signals()?;
         Err(found.exec())
     };
-    execute().inspect_err(|error| kept.send_failure(error))
+    // Nothing may be dropped any more: its descriptors are closed.
+    sys::process::exit_now(execute().map_or_else(
+        |error| {
+            kept.send_failure(&error);
+            exit_code(&error)
+        },
+        |()| 0,
+    ))
 }
 
 /// The container may have put anything at `/dev/pts` by now: no symbolic link is followed, and it must be a devpts.

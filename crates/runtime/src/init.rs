@@ -15,7 +15,7 @@ use crate::command::Found;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::identity::Credentials;
 use crate::launch::Stdio;
-use crate::link::Link;
+use crate::link::{self, Link};
 use crate::plan::Plan;
 use crate::{process, reaper, rootfs};
 
@@ -100,8 +100,8 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
 }
 
 fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>) -> Result<i32> {
-    let Inherited { plan, link, stdio, preserve, .. } = *inherited;
-    link.await_start()?;
+    let Inherited { plan, link: caller, stdio, preserve, .. } = *inherited;
+    caller.await_start()?;
     let streams = match slave {
         Some(slave) => {
             process::take_terminal(slave)?;
@@ -109,13 +109,17 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
         }
         None => process::streams(stdio),
     };
-    let kept = Link::from(process::place_streams(streams, preserve, link.as_fd())?);
+    let kept = Link::from(process::place_streams(streams, preserve, caller.as_fd())?);
     let execute = || -> Result<i32> {
         process::confine(&plan.confinement, plan.process, &prepared.credentials)?;
         process::reset_signals()?;
         if plan.die_with_caller && !plan.init {
             sys::process::die_with_parent(rustix::process::Signal::KILL.as_raw())
                 .doing(|| "cannot tie the process to its supervisor".to_owned())?;
+            // It may have ended just before that, and then no signal comes.
+            if kept.caller_is_gone() {
+                return Err(link::caller_gone());
+            }
         }
         Err(prepared.found.exec())
     };
@@ -125,7 +129,8 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
         exit_code(error)
     };
     if !plan.init {
-        return Ok(execute().unwrap_or_else(|error| report(&error)));
+        // Nothing may be dropped any more: its descriptors are closed.
+        sys::process::exit_now(execute().unwrap_or_else(|error| report(&error)));
     }
     let first_kept = 3 + u32::try_from(preserve.len()).unwrap_or(0);
     let setup =
@@ -137,7 +142,7 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
     );
     match begun {
         Ok(never) => match never {},
-        Err(error) => Ok(report(&error)),
+        Err(error) => sys::process::exit_now(report(&error)),
     }
 }
 
@@ -152,7 +157,7 @@ fn become_root() -> Result<()> {
 
 /// A session keyring of its own. Keys are counted per user, so running out of them, or a kernel without keys, must not
 /// keep a container from starting: the keyctl calls are closed to it anyway.
-fn join_keyring(id: &str) -> Result<()> {
+pub(crate) fn join_keyring(id: &str) -> Result<()> {
     use sys::Errno;
     let name = CString::new(format!("_ses.{id}")).unwrap_or_default();
     match sys::process::new_session_keyring(&name) {

@@ -90,6 +90,8 @@ pub enum Stdio {
 /// A process that joins a running container.
 #[derive(Debug)]
 pub struct Exec<'a> {
+    /// The container's id.
+    pub id: &'a str,
     /// The container's first process.
     pub init: &'a OwnedFd,
     /// The container's configuration.

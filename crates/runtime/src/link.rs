@@ -146,6 +146,12 @@ impl Link {
         self.expect(START)
     }
 
+    /// Whether the caller has ended: then nobody will end what would be executed now.
+    pub(crate) fn caller_is_gone(&self) -> bool {
+        let mut entries = [PollFd::new(&self.0, PollFlags::empty())];
+        matches!(sys::process::poll_until(&mut entries, Some(Duration::ZERO)), Ok(1))
+    }
+
     /// Tells the caller why there will be no container. There is nobody else to tell when that fails.
     pub(crate) fn send_failure(&self, error: &Error) {
         let _ = self.send(&encode(error), &[]);
@@ -188,7 +194,7 @@ pub(crate) fn ended() -> Error {
     Error::new(ErrorKind::System, "the container's first process ended while it was set up")
 }
 
-fn caller_gone() -> Error {
+pub(crate) fn caller_gone() -> Error {
     Error::new(ErrorKind::System, "whoever makes the container is gone")
 }
 

@@ -136,7 +136,9 @@ pub(crate) fn take_terminal(slave: &OwnedFd) -> Result<()> {
     sys::pty::control(slave).doing(|| "cannot take the terminal".to_owned())
 }
 
-/// The three streams in their places, then the preserved descriptors, then nothing: everything else closes at execve.
+/// The three streams in their places, then the preserved descriptors, then nothing but a copy of `keep`: everything
+/// else is closed now and not at execve, which looks the program up before that: `/proc/self/fd/N/../bin/x` would lead
+/// out of the root (CVE-2024-21626). The caller must end by `exit_now`, without drops.
 pub(crate) fn place_streams(
     streams: Option<[BorrowedFd<'_>; 3]>,
     preserve: &[OwnedFd],
@@ -152,7 +154,7 @@ pub(crate) fn place_streams(
     let count = i32::try_from(files.len()).unwrap_or(i32::MAX);
     let kept = rustix::io::fcntl_dupfd_cloexec(keep, count).at("fcntl", "F_DUPFD_CLOEXEC").doing(what)?;
     sys::process::place_descriptors(&files).doing(what)?;
-    sys::process::cloexec_from(u32::try_from(count).unwrap_or(3)).doing(what)?;
+    sys::process::close_from_except(u32::try_from(count).unwrap_or(3), &kept).doing(what)?;
     Ok(kept)
 }
 

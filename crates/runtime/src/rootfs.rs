@@ -11,6 +11,10 @@ use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::mounts::{MountPlan, Source, set_data};
 use crate::plan::{Plan, wrong};
 
+/// Magic numbers of procfs and sysfs (statfs(2)).
+const PROC: i64 = 0x9fa0;
+const SYSFS: i64 = 0x6265_6572;
+
 /// File systems of the process's own namespaces, made while the caller prepares the rest: one per [`Source::New`].
 #[derive(Debug, Default)]
 pub(crate) struct Own {
@@ -121,7 +125,16 @@ fn target(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<OwnedFd> 
     }
     match sys::fs::open_in_root(root, path, OFlags::PATH, Mode::empty()) {
         Err(cause) if cause.errno() == Errno::NOENT => {}
-        other => return other.doing(what),
+        Err(cause) => return Err(cause).doing(what),
+        Ok(target) => {
+            // A link of the image must not lay a mount over the kernel's files when nobody asked for that.
+            let kind = rustix::fs::fstatfs(&target).at("fstatfs", path.display()).doing(what)?.f_type;
+            let asked = path.starts_with("/proc") || path.starts_with("/sys");
+            if (kind == PROC || kind == SYSFS) && !asked {
+                return Err(wrong("mounts", format_args!("{} leads into the kernel's files", path.display())));
+            }
+            return Ok(target);
+        }
     }
     let stat = rustix::fs::statat(made, "", AtFlags::EMPTY_PATH).at("fstat", path.display()).doing(what)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {

@@ -213,17 +213,6 @@ impl Command {
     }
 }
 
-/// Marks every descriptor from `first` on close-on-exec (close_range(2), kernel 5.11).
-///
-/// # Errors
-/// close_range(2)'s.
-pub fn cloexec_from(first: u32) -> Result<()> {
-    // SAFETY: the call only changes descriptor flags.
-    let status =
-        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint) };
-    if status == 0 { Ok(()) } else { Err(last("close_range", first)) }
-}
-
 /// Closes every descriptor from `first` on (close_range(2), kernel 5.9). For a process that came from
 /// [`clone_process`] and goes on without executing: whatever still owns one of them must never be used or dropped.
 ///
@@ -233,6 +222,23 @@ pub fn close_from(first: u32) -> Result<()> {
     // SAFETY: by contract no owner of a closed descriptor is used again; the process ends by `exit_now`, without drops.
     let status = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, 0 as libc::c_uint) };
     if status == 0 { Ok(()) } else { Err(last("close_range", first)) }
+}
+
+/// Closes every descriptor from `first` on but `kept`, under the contract of [`close_from`]. Marking them close-on-exec
+/// is not enough before execve(2): the kernel looks the program up first, so `/proc/self/fd/N/..` leads out of the root.
+///
+/// # Errors
+/// close_range(2)'s.
+pub fn close_from_except(first: u32, kept: impl AsFd) -> Result<()> {
+    let kept = u32::try_from(kept.as_fd().as_raw_fd()).unwrap_or(u32::MAX);
+    if kept > first {
+        // SAFETY: by contract no owner of a closed descriptor is used or dropped again.
+        let status = unsafe { libc::syscall(libc::SYS_close_range, first, kept - 1, 0 as libc::c_uint) };
+        if status != 0 {
+            return Err(last("close_range", first));
+        }
+    }
+    close_from(kept.saturating_add(1).max(first))
 }
 
 /// Closes this process's copy of a descriptor whose owner lives on in the process it was cloned from. For a process that

@@ -52,6 +52,7 @@ impl Engine {
         let (stdio, ends) = streams(spec)?;
         let user = spec.user.clone().unwrap_or_else(|| config.user.clone());
         let joined = container::exec(&Exec {
+            id: id.as_str(),
             init: &init,
             spec: &config.spec,
             process: &process,

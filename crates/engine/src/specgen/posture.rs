@@ -46,7 +46,12 @@ fn reason_for_host(spec: &ContainerSpec, layers: Option<u32>, host: &dyn Host) -
             }
         }
         (Source::Image(_), Some(highest)) if highest > HIGHEST_ID => {
-            return Ok(Some(format!("the image has files of id {highest}, above {HIGHEST_ID}")));
+            // An image must not be able to choose the weaker confinement by itself.
+            return Err(Error::new(
+                ErrorKind::Unsupported,
+                format!("the image has files of id {highest}, above {HIGHEST_ID}: they do not fit a user namespace"),
+            )
+            .hint("--userns=host runs it with the host's ids"));
         }
         (Source::Image(_), _) => {
             if !host.overlay_idmappable() {
@@ -233,10 +238,12 @@ mod tests {
             }
         }
         let spec = ContainerSpec::default();
-        for (layers, kernel) in [(Some(65_536), (6, 18)), (Some(0), (5, 18))] {
-            let got = userns(&spec, layers, &Table { kernel, ..Table::default() }).expect("auto never fails");
-            assert_ne!(got, UsernsPosture::Private, "{layers:?} {kernel:?}");
-        }
+        let old = userns(&spec, Some(0), &Table { kernel: (5, 18), ..Table::default() }).expect("auto never fails");
+        assert_ne!(old, UsernsPosture::Private, "no idmapped layers there");
+        let high = userns(&spec, Some(65_536), &Table::default()).expect_err("the image would decide");
+        assert_eq!(high.kind(), ErrorKind::Unsupported);
+        let said = ContainerSpec { userns: UsernsMode::Host, ..spec };
+        assert!(userns(&said, Some(65_536), &Table::default()).is_ok());
     }
 
     #[test]
