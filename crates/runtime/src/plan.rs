@@ -63,7 +63,7 @@ impl<'a> Plan<'a> {
         let process = spec.process.as_ref().ok_or_else(|| wrong("process", "is missing"))?;
         check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
-        refuse_unsupported(spec, linux, process)?;
+        refuse_unsupported(linux, process)?;
         let (mut namespaces, joins) = plan_namespaces(linux)?;
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
         namespaces = namespaces.without(Namespaces::CGROUP);
@@ -179,9 +179,8 @@ fn check_process(process: &Process, terminal: bool) -> Result<()> {
 }
 
 /// What is not done yet is refused, never ignored.
-fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
+fn refuse_unsupported(linux: &Linux, process: &Process) -> Result<()> {
     let unsupported = [
-        ("hooks", spec.hooks.as_ref().is_some_and(|hooks| *hooks != oci::runtime::Hooks::default())),
         ("linux.netDevices", !linux.net_devices.is_empty()),
         ("linux.timeOffsets", !linux.time_offsets.is_empty()),
         ("linux.personality", linux.personality.is_some()),
@@ -296,7 +295,6 @@ mod tests {
             (r#"{"type": "mount"}"#, r#"{"type": "pid"}"#, "linux.namespaces"),
             (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "user"}"#, "linux.uidMappings"),
             (r#""linux""#, r#""hostname": "h", "linux""#, "hostname"),
-            (r#""linux""#, r#""hooks": {"prestart": [{"path": "/x"}]}, "linux""#, "hooks"),
             (r#""linux""#, r#""mounts": [{"destination": "/x/../../y", "type": "bind"}], "linux""#, "mounts[0]"),
         ] {
             let error = check(&good.replace(from, to)).expect_err(to);

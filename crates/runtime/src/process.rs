@@ -22,12 +22,20 @@ const UMASK: u32 = 0o022;
 pub(crate) fn identify(root: impl AsFd, process: &Process, identity: &Identity) -> Result<(Credentials, Vec<String>)> {
     let mut environment = process.env.clone();
     let credentials = match identity {
-        Identity::Spec => Credentials {
-            uid: process.user.uid,
-            gid: process.user.gid,
-            groups: process.user.additional_gids.clone(),
-            home: None,
-        },
+        Identity::Spec => {
+            if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
+                // Numbers are numbers whatever the image's lists say, so a damaged one only leaves the default.
+                let home =
+                    identity::look_up(&root, &process.user.uid.to_string(), &[]).ok().and_then(|found| found.home);
+                environment.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+            }
+            Credentials {
+                uid: process.user.uid,
+                gid: process.user.gid,
+                groups: process.user.additional_gids.clone(),
+                home: None,
+            }
+        }
         Identity::Lookup { user, groups } => {
             let found = identity::look_up(root, user, groups)?;
             if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
