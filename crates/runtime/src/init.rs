@@ -138,6 +138,9 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedF
         None => process::streams(stdio),
     };
     let kept = Link::from(process::place_streams(streams, preserve, link.as_fd())?);
+    if inherited.bundle.is_some() {
+        process::own_streams(&prepared.credentials);
+    }
     let execute = || -> Result<i32> {
         process::confine(&plan.confinement, plan.process, &prepared.credentials)?;
         process::reset_signals()?;

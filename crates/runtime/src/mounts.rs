@@ -350,8 +350,9 @@ fn cgroups(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup, made: &mut Vec<O
     }
     let hierarchies = cgroup.hierarchies().map_err(|error| cgroup_error("cannot open the control group", error))?;
     for hierarchy in hierarchies {
-        // Without a namespace of its own the container sees the host's whole hierarchy, as it is told to.
-        let tree = if plan.new_cgroup_namespace {
+        // Without a namespace of its own the container sees all of the one hierarchy of v2, and of several just its own
+        // group in each: so do runc and crun, and programs that read their limits rely on it.
+        let tree = if plan.new_cgroup_namespace || !names.is_empty() {
             sys::mount::clone_tree(hierarchy.fd, "", false).doing(what)?
         } else {
             sys::mount::clone_path(hierarchy.mount, false).doing(what)?

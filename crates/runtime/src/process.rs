@@ -92,6 +92,24 @@ pub(crate) fn confine(confinement: &Confinement, process: &Process, who: &Creden
     Ok(())
 }
 
+/// Gives the standard streams to the user, as the specification's runtimes do, so that programs can open
+/// `/dev/stdout` again. Best effort: a stream that cannot change hands can still be written.
+pub(crate) fn own_streams(user: &Credentials) {
+    if user.uid == 0 {
+        return;
+    }
+    let null = rustix::fs::makedev(1, 3);
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        // The null device is everybody's, and a terminal's group, tty, is what lets others write to it.
+        if let Ok(stat) = rustix::fs::fstat(stream)
+            && stat.st_uid != user.uid
+            && stat.st_rdev != null
+        {
+            let _ = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+        }
+    }
+}
+
 fn load_filter(confinement: &Confinement) -> Result<()> {
     let Some(program) = &confinement.seccomp else { return Ok(()) };
     program.load().doing(|| "cannot load the seccomp filter".to_owned()).map(drop)

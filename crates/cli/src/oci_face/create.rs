@@ -48,10 +48,11 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     }
     let bundle = bundle_directory(flags.get("bundle"))?;
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
-    let (bytes, spec) = read_config(&config)?;
+    let (bytes, mut spec) = read_config(&config)?;
     seal_if_needed(&spec)?;
     // First of all, so that none of the numbers is one of our own.
-    let preserve = preserved(flags)?;
+    let listening = pass_listening(&mut spec);
+    let preserve = preserved(flags, listening)?;
     let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
     let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
@@ -169,12 +170,22 @@ pub(super) fn seal_if_needed(spec: &Spec) -> Result<(), Failure> {
     Err(command.exec_fd(sys::sealed::executable()?).into())
 }
 
-/// The descriptors that `--preserve-fds` hands on: 3 and the following.
-pub(super) fn preserved(flags: &Flags) -> Result<Vec<OwnedFd>, Failure> {
-    let count = flags.number::<u16>("preserve-fds")?.unwrap_or(0);
+/// Hands on that the first process is the one whom `LISTEN_FDS` is meant for (sd_listen_fds(3)); gives their number.
+fn pass_listening(spec: &mut Spec) -> u16 {
+    let count = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u16>().ok()).unwrap_or(0);
+    if let (Some(process), 1..) = (&mut spec.process, count) {
+        process.env.push(format!("LISTEN_FDS={count}"));
+        process.env.push("LISTEN_PID=1".to_owned());
+    }
+    count
+}
+
+/// The descriptors that are handed on: 3 and the following, `first` of them before those of `--preserve-fds`.
+pub(super) fn preserved(flags: &Flags, first: u16) -> Result<Vec<OwnedFd>, Failure> {
+    let count = flags.number::<u16>("preserve-fds")?.unwrap_or(0).saturating_add(first);
     let take = |number: i32| {
         sys::process::inherited(number)
-            .map_err(|error| Failure::from(error).within(&format!("--preserve-fds {count}: descriptor {number}")))
+            .map_err(|error| Failure::from(error).within(&format!("cannot hand on descriptor {number} of {count}")))
     };
     (3..3 + i32::from(count)).map(take).collect()
 }

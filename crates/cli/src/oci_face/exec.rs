@@ -30,7 +30,7 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     }
     let spec = container.spec()?;
     create::seal_if_needed(&spec)?;
-    let preserve = create::preserved(flags)?;
+    let preserve = create::preserved(flags, 0)?;
     let process = process(flags, &spec)?;
     let leaves = flags.is("detach");
     let stdio = create::stdio(&process, flags.get("console-socket"), leaves)?;
@@ -133,6 +133,7 @@ fn adjust(process: &mut Process, flags: &Flags) -> Result<(), Failure> {
     if !wanted.is_empty() {
         let sets = process.capabilities.get_or_insert_with(LinuxCapabilities::default);
         for name in wanted {
+            runtime::capability::Capability::parse(name).map_err(|error| Failure::new(format!("--cap: {error}")))?;
             for set in [&mut sets.bounding, &mut sets.effective, &mut sets.permitted] {
                 if !set.iter().any(|held| held == name) {
                     set.push(name.to_owned());
@@ -172,7 +173,13 @@ mod tests {
 
     #[test]
     fn mistakes_are_said() {
-        for line in ["exec c1", "exec -u root c1 ls", "exec -u 1:x c1 ls", "exec --process-label l c1 ls"] {
+        for line in [
+            "exec c1",
+            "exec -u root c1 ls",
+            "exec -u 1:x c1 ls",
+            "exec --process-label l c1 ls",
+            "exec --cap CAP_X c1 ls",
+        ] {
             assert!(adjusted(line).is_err(), "{line}");
         }
     }

@@ -43,6 +43,12 @@ impl Failure {
     }
 }
 
+/// Says what went wrong and was got over.
+pub(super) fn warn(sentence: &str) {
+    // As for failures: standard error is the last resort.
+    let _ = writeln!(std::io::stderr().lock(), "lighter-runtime: warning: {sentence}");
+}
+
 /// One line of the log: as logrus writes JSON and text, which containerd, Docker and Podman read back.
 fn line(format: Option<&str>, sentence: &str) -> String {
     let time = jiff::Timestamp::now().to_string();
@@ -55,6 +61,12 @@ fn line(format: Option<&str>, sentence: &str) -> String {
 
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
     std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.sentence)
+    }
 }
 
 impl From<String> for Failure {

@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use sys::fs::Lock;
 
 use super::arguments::Flags;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::start;
 use super::store::{Container, Record, Status, Store, group};
 
@@ -80,9 +80,11 @@ pub(super) fn take_down(container: Container, lock: Lock, record: &Record, spec:
     let removed = container.remove(Some(lock));
     if let Some(hooks) = spec.and_then(|spec| spec.hooks.as_ref()) {
         for hook in &hooks.poststop {
-            // "The runtime MUST log a warning, but continue" (runtime.md): there is no level for warnings here.
-            let _ =
-                runtime::hooks::run("poststop", std::slice::from_ref(hook), &start::hook_state(record, "stopped"), &[]);
+            let state = start::hook_state(record, "stopped");
+            // "The runtime MUST log a warning, but continue" (runtime.md, "Lifecycle").
+            if let Err(error) = runtime::hooks::run("poststop", std::slice::from_ref(hook), &state, &[]) {
+                failure::warn(&Failure::from(error).to_string());
+            }
         }
     }
     removed

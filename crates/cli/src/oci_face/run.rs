@@ -16,9 +16,12 @@ use super::{remove, start};
 pub(super) fn run(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     if flags.is("detach") {
         let Made { container, lock, record, spec, .. } = create::make(global, flags, Start::Detached)?;
-        start::poststart(&container, &record, &spec)?;
-        drop(lock);
-        return Ok(0);
+        let hooked = start::poststart(&container, &record, &spec);
+        if hooked.is_err() {
+            // The hook's failure is the one to report; what stays is there to be deleted.
+            let _ = remove::take_down(container, lock, &record, Some(&spec));
+        }
+        return hooked.map(|()| 0);
     }
     let signals = take_signals()?;
     let Made { container, lock, record, spec, mut created } = create::make(global, flags, Start::Attached)?;

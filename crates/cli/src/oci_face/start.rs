@@ -20,7 +20,7 @@ const PATIENCE_WITH_HOOKS: Duration = Duration::from_secs(24 * 3600);
 /// deleted.
 pub(super) fn start(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let container = Store::new(global).open(flags.id())?;
-    let _lock = container.lock()?;
+    let lock = container.lock()?;
     let record = container.whole_record()?;
     let spec = container.spec()?;
     let (status, _) = container.status(&record)?;
@@ -38,8 +38,12 @@ pub(super) fn start(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let opened = runtime::open_gate(gate, if hooked { PATIENCE_WITH_HOOKS } else { PATIENCE });
     container.remove_gate()?;
     opened?;
-    poststart(&container, &record, &spec)?;
-    Ok(0)
+    let hooked = poststart(&container, &record, &spec);
+    if hooked.is_err() {
+        // The hook's failure is the one to report; what stays is there to be deleted.
+        let _ = remove::take_down(container, lock, &record, Some(&spec));
+    }
+    hooked.map(|()| 0)
 }
 
 /// Runs the poststart hooks; a failure of one ends the container (specification 1.3).
