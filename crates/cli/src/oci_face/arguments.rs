@@ -247,7 +247,10 @@ fn command<'a>(name: &str, mut args: impl Iterator<Item = &'a String>) -> Result
         });
     }
     if fewest > 0 && !is_id(flags.id()) {
-        return Err(format!("invalid container id {:?}: letters, digits and _+-. are allowed", flags.id()));
+        return Err(format!(
+            "invalid character in container ID {:?}: letters, digits and _+-. are allowed",
+            flags.id()
+        ));
     }
     Ok(Command::Run(shape.name, flags))
 }
