@@ -36,6 +36,16 @@ impl Created {
         }
     }
 
+    /// Sends the process to the gate it was given, where it waits for [`open_gate`](crate::open_gate) however long its
+    /// caller lives. Until then it ends when the caller does, so the caller registers it first.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn release(&mut self) -> Result<()> {
+        let Some(link) = self.link.take() else { return Ok(()) };
+        link.send_release()
+    }
+
     /// Kills the process and collects it: for a caller that will not start it. The control group stays.
     pub fn abandon(&mut self) {
         self.link = None;

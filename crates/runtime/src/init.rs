@@ -14,10 +14,10 @@ use crate::cgroup::EntryFds;
 use crate::command::Found;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::identity::Credentials;
-use crate::launch::Stdio;
+use crate::launch::{Bundle, Stdio};
 use crate::link::{self, Link};
 use crate::plan::Plan;
-use crate::{process, reaper, rootfs};
+use crate::{gate, hooks, parent, process, reaper, rootfs};
 
 /// What the first process inherits.
 pub(crate) struct Inherited<'a> {
@@ -28,6 +28,7 @@ pub(crate) struct Inherited<'a> {
     pub(crate) cgroup_names: &'a [String],
     pub(crate) stdio: &'a Stdio,
     pub(crate) preserve: &'a [OwnedFd],
+    pub(crate) bundle: Option<&'a Bundle<'a>>,
 }
 
 /// What is ready to run.
@@ -74,13 +75,21 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
         sys::process::unshare(Namespaces::CGROUP).doing(|| "cannot make a cgroup namespace".to_owned())?;
     }
     setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
-    join_keyring(plan.id)?;
+    if inherited.bundle.is_none_or(|bundle| bundle.new_keyring) {
+        join_keyring(plan.id)?;
+    }
     if plan.namespaces.contains(Namespaces::NETWORK) {
         sys::net::loopback_up().doing(|| "cannot set the loopback interface up".to_owned())?;
     }
     sys::mount::propagate_all("/", Propagation::Slave).doing(|| "cannot detach from the host's mounts".to_owned())?;
     let mut own = rootfs::make_own(plan)?;
-    let callers = link.await_mounts()?;
+    let callers = link.await_mounts(parent::patience(plan))?;
+    if let (Some(bundle), Some(hooks)) = (inherited.bundle, &plan.spec.hooks)
+        && !hooks.create_container.is_empty()
+    {
+        let state = parent::hook_state(plan, bundle, "creating", host_pid());
+        hooks::run("createContainer", &hooks.create_container, &state, &[])?;
+    }
     let root = rootfs::assemble(plan, &mut own, callers, inherited.cgroup_names)?;
 
     let terminal = match plan.terminal {
@@ -100,8 +109,27 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
 }
 
 fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>) -> Result<i32> {
-    let Inherited { plan, link: caller, stdio, preserve, .. } = *inherited;
-    caller.await_start()?;
+    let link = inherited.link;
+    let Some(listener) = inherited.bundle.and_then(|bundle| bundle.gate.as_ref()) else {
+        link.await_start()?;
+        return execute(inherited, prepared, slave, link);
+    };
+    link.await_release()?;
+    // The caller may be gone by now: whoever opens the gate is told.
+    let link = gate::wait(listener)?;
+    Ok(execute(inherited, prepared, slave, &link).unwrap_or_else(|error| {
+        link.send_failure(&error);
+        exit_code(&error)
+    }))
+}
+
+fn execute(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>, link: &Link) -> Result<i32> {
+    let Inherited { plan, stdio, preserve, .. } = *inherited;
+    if let (Some(bundle), Some(hooks)) = (inherited.bundle, &plan.spec.hooks) {
+        let own = u32::try_from(rustix::process::getpid().as_raw_nonzero().get()).unwrap_or(0);
+        let state = parent::hook_state(plan, bundle, "created", own);
+        hooks::run("startContainer", &hooks.start_container, &state, &plan.process.env)?;
+    }
     let streams = match slave {
         Some(slave) => {
             process::take_terminal(slave)?;
@@ -109,7 +137,10 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
         }
         None => process::streams(stdio),
     };
-    let kept = Link::from(process::place_streams(streams, preserve, caller.as_fd())?);
+    let kept = Link::from(process::place_streams(streams, preserve, link.as_fd())?);
+    if inherited.bundle.is_some() {
+        process::own_streams(&prepared.credentials);
+    }
     let execute = || -> Result<i32> {
         process::confine(&plan.confinement, plan.process, &prepared.credentials)?;
         process::reset_signals()?;
@@ -144,6 +175,11 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
         Ok(never) => match never {},
         Err(error) => sys::process::exit_now(report(&error)),
     }
+}
+
+/// This process's id as the caller sees it, while the host's `/proc` is still there; 0 without one.
+fn host_pid() -> u32 {
+    std::fs::read_link("/proc/self").ok().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0)
 }
 
 /// Becomes root of the new user namespace, which the caller has just mapped.

@@ -1,7 +1,7 @@
 //! What a caller asks of [`create`](crate::create) and [`exec`](crate::exec): plain data and open files.
 
-use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use oci::runtime::Spec;
 
@@ -28,6 +28,20 @@ pub struct Launch<'a> {
     pub die_with_caller: bool,
     /// Directory of compiled seccomp programs, made when absent; `None` compiles every time.
     pub seccomp_cache: Option<PathBuf>,
+}
+
+/// What the runtime's own command line adds to a [`Launch`].
+#[derive(Debug)]
+pub struct Bundle<'a> {
+    /// The bundle's directory, for the state that hooks read.
+    pub dir: &'a Path,
+    /// A listening message socket: after [`Created::release`](crate::Created::release) the process waits there for its
+    /// start. Without one it waits for [`Created::start`](crate::Created::start).
+    pub gate: Option<OwnedFd>,
+    /// Open files of the caller's own that the waiting process must not hold: locks pass to children.
+    pub private: &'a [BorrowedFd<'a>],
+    /// Whether the process gets a session keyring of its own.
+    pub new_keyring: bool,
 }
 
 /// The process's user.

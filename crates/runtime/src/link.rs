@@ -21,6 +21,7 @@ const MAPPED: u8 = b'm';
 const MOUNTS: u8 = b'd';
 const MOUNTS_LAST: u8 = b'D';
 const READY: u8 = b'r';
+const RELEASE: u8 = b'g';
 const START: u8 = b's';
 const PROCESS: u8 = b'p';
 const FAILED: u8 = b'f';
@@ -76,6 +77,10 @@ impl Link {
         }
     }
 
+    pub(crate) fn send_release(&self) -> Result<()> {
+        self.send(&[RELEASE], &[])
+    }
+
     pub(crate) fn send_start(&self) -> Result<()> {
         self.send(&[START], &[])
     }
@@ -118,11 +123,12 @@ impl Link {
         self.expect(MAPPED).map(drop)
     }
 
-    pub(crate) fn await_mounts(&self) -> Result<Vec<OwnedFd>> {
+    /// Waits for the mounts; `patience` covers what the caller does before, hooks included.
+    pub(crate) fn await_mounts(&self, patience: Duration) -> Result<Vec<OwnedFd>> {
         let mut mounts = Vec::new();
         loop {
             let mut buffer = [0; 1];
-            let (length, files) = self.receive(&mut buffer, PATIENCE)?;
+            let (length, files) = self.receive(&mut buffer, patience)?;
             mounts.extend(files);
             match (length, buffer[0]) {
                 (1, MOUNTS) => {}
@@ -150,6 +156,16 @@ impl Link {
     pub(crate) fn caller_is_gone(&self) -> bool {
         let mut entries = [PollFd::new(&self.0, PollFlags::empty())];
         matches!(sys::process::poll_until(&mut entries, Some(Duration::ZERO)), Ok(1))
+    }
+
+    /// Waits until the caller has registered the container and leaves it to itself.
+    pub(crate) fn await_release(&self) -> Result<()> {
+        self.expect(RELEASE)
+    }
+
+    /// The word of a connection to the gate.
+    pub(crate) fn hear_start(&self) -> Result<()> {
+        self.expect(START)
     }
 
     /// Tells the caller why there will be no container. There is nobody else to tell when that fails.
@@ -266,7 +282,7 @@ mod tests {
                 rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).expect("opened");
             let files: Vec<OwnedFd> = (0..count).map(|_| file.try_clone().expect("copied")).collect();
             ours.send_mounts(&files).expect("sent");
-            assert_eq!(theirs.await_mounts().expect("received").len(), count);
+            assert_eq!(theirs.await_mounts(PATIENCE).expect("received").len(), count);
         }
         drop(theirs);
         assert!(matches!(ours.answer(PATIENCE), Ok(Answer::Executed)));

@@ -285,7 +285,9 @@ fn device_node(plan: &Plan<'_>, dir: &OwnedFd, device: &LinuxDevice, uid: u32, g
     if below.as_os_str().is_empty() || below.components().any(|c| !matches!(c, Component::Normal(_))) {
         return Err(wrong(field, format_args!("{} is no path of a device", path.display())));
     }
-    if NODES.iter().any(|(name, ..)| Path::new(name) == below) {
+    // Those are there already: a caller that lists all devices of its own /dev lists them as well.
+    let known = NODES.iter().map(|(name, ..)| name).chain(LINKS.iter().map(|(name, _)| name));
+    if known.into_iter().any(|name| Path::new(name) == below) {
         return Ok(());
     }
     let kind = match device.kind.as_str() {
@@ -350,8 +352,9 @@ fn cgroups(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup, made: &mut Vec<O
     }
     let hierarchies = cgroup.hierarchies().map_err(|error| cgroup_error("cannot open the control group", error))?;
     for hierarchy in hierarchies {
-        // Without a namespace of its own the container sees the host's whole hierarchy, as it is told to.
-        let tree = if plan.new_cgroup_namespace {
+        // Without a namespace of its own the container sees all of the one hierarchy of v2, and of several just its own
+        // group in each: so do runc and crun, and programs that read their limits rely on it.
+        let tree = if plan.new_cgroup_namespace || !names.is_empty() {
             sys::mount::clone_tree(hierarchy.fd, "", false).doing(what)?
         } else {
             sys::mount::clone_path(hierarchy.mount, false).doing(what)?

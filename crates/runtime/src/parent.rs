@@ -12,8 +12,9 @@ use sys::process::{Child, CloneArgs};
 use crate::cgroup::{Cgroup, CreateOptions, Host};
 use crate::created::Created;
 use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::hooks;
 use crate::init::{self, Inherited};
-use crate::launch::Launch;
+use crate::launch::{Bundle, Launch};
 use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::plan::Plan;
@@ -26,9 +27,40 @@ use crate::process;
 /// # Errors
 /// [`ErrorKind::Config`] for a mistake in the configuration, before anything is made; the other kinds as they say.
 pub fn create(launch: Launch<'_>) -> Result<Created> {
-    let plan = Plan::new(&launch)?;
+    if launch.spec.hooks.as_ref().is_some_and(|hooks| *hooks != oci::runtime::Hooks::default()) {
+        return Err(Error::new(ErrorKind::Unsupported, "hooks are run by the runtime's own command line only"));
+    }
+    make(&launch, None)
+}
+
+/// As [`create`], for the runtime's own command line: the prestart, createRuntime and createContainer hooks are run, in
+/// this order, and the start may be somebody else's.
+///
+/// The createContainer hooks run in the container's namespaces with the host's root still in place; the container's
+/// mounts are attached after them.
+///
+/// # Errors
+/// As [`create`]; those of the hooks.
+pub fn create_bundle(launch: Launch<'_>, bundle: &Bundle<'_>) -> Result<Created> {
+    if let Some(hooks) = &launch.spec.hooks {
+        hooks::check(hooks)?;
+    }
+    make(&launch, Some(bundle))
+}
+
+/// The control group's path of a container that is made with this configuration.
+#[must_use]
+pub fn group_path(spec: &oci::runtime::Spec, id: &str) -> String {
+    match spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()) {
+        None | Some("") => format!("/lighter-{id}"),
+        Some(path) => path.to_owned(),
+    }
+}
+
+fn make(launch: &Launch<'_>, bundle: Option<&Bundle<'_>>) -> Result<Created> {
+    let plan = Plan::new(launch)?;
     let cgroup = make_group(&plan)?;
-    match clone_first(&plan, &launch, &cgroup) {
+    match clone_first(&plan, launch, bundle, &cgroup) {
         Ok((child, link, terminal)) => {
             Ok(Created { pid: child.pid, pidfd: child.pidfd, terminal, cgroup, link: Some(link) })
         }
@@ -42,16 +74,17 @@ pub fn create(launch: Launch<'_>) -> Result<Created> {
 
 fn make_group(plan: &Plan<'_>) -> Result<Cgroup> {
     let host = Host::detect().map_err(|error| mounts::cgroup_error("cannot find the control groups", error))?;
-    let path = if plan.linux.cgroups_path.is_empty() {
-        format!("/lighter-{}", plan.id)
-    } else {
-        plan.linux.cgroups_path.clone()
-    };
+    let path = group_path(plan.spec, plan.id);
     Cgroup::create(&host, &path, plan.linux.resources.as_ref(), &CreateOptions::default())
         .map_err(|error| mounts::cgroup_error("cannot make the control group", error))
 }
 
-fn clone_first(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup) -> Result<(Child, Link, Option<OwnedFd>)> {
+fn clone_first(
+    plan: &Plan<'_>,
+    launch: &Launch<'_>,
+    bundle: Option<&Bundle<'_>>,
+    cgroup: &Cgroup,
+) -> Result<(Child, Link, Option<OwnedFd>)> {
     let group_error = |error| mounts::cgroup_error("cannot open the control group", error);
     let entry = cgroup.entry_fds().map_err(group_error)?;
     let names = mounts::cgroup_names(cgroup)?;
@@ -66,14 +99,18 @@ fn clone_first(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup) -> Result<
             cgroup_names: &names,
             stdio: &launch.stdio,
             preserve: &launch.preserve,
+            bundle,
         };
         // The caller's end must not be held open here, or its death would go unnoticed.
         sys::process::close_borrowed(&ours);
+        for file in bundle.map(|bundle| bundle.private).unwrap_or_default() {
+            sys::process::close_borrowed(file);
+        }
         init::run(&inherited)
     })
     .map_err(clone_error)?;
     drop(theirs);
-    match converse(plan, launch, cgroup, &child, &ours) {
+    match converse(plan, launch, bundle, cgroup, &child, &ours) {
         Ok(terminal) => Ok((child, ours, terminal)),
         Err(error) => {
             drop(ours);
@@ -86,14 +123,15 @@ fn clone_first(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup) -> Result<
 fn converse(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
+    bundle: Option<&Bundle<'_>>,
     cgroup: &Cgroup,
     child: &Child,
     link: &Link,
 ) -> Result<Option<OwnedFd>> {
-    let prepared = prepare(plan, launch, cgroup, child, link);
+    let prepared = prepare(plan, launch, bundle, cgroup, child, link);
     // When the process failed first, its own words say more than the broken conversation.
     let answer = match prepared {
-        Ok(()) => link.answer(link::PATIENCE)?,
+        Ok(()) => link.answer(patience(plan))?,
         Err(error) => match link.answer(Duration::ZERO) {
             Err(theirs) if theirs.kind() != ErrorKind::System || theirs.cause().is_some_and(|c| c.call() != "poll") => {
                 return Err(theirs);
@@ -107,7 +145,22 @@ fn converse(
     }
 }
 
-fn prepare(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup, child: &Child, link: &Link) -> Result<()> {
+/// How long one side waits for the other: without hooks, whose time is theirs to limit, not long.
+pub(crate) fn patience(plan: &Plan<'_>) -> Duration {
+    match &plan.spec.hooks {
+        None => link::PATIENCE,
+        Some(_) => Duration::from_secs(24 * 3600),
+    }
+}
+
+fn prepare(
+    plan: &Plan<'_>,
+    launch: &Launch<'_>,
+    bundle: Option<&Bundle<'_>>,
+    cgroup: &Cgroup,
+    child: &Child,
+    link: &Link,
+) -> Result<()> {
     process::set_rlimits(child.pid, &plan.process.rlimits)?;
     process::set_oom_score(child.pid, plan.process.oom_score_adj)?;
     let userns = if plan.has_user_namespace() {
@@ -121,7 +174,24 @@ fn prepare(plan: &Plan<'_>, launch: &Launch<'_>, cgroup: &Cgroup, child: &Child,
     let userns = userns.as_ref().map(AsFd::as_fd);
     let mut mounts = vec![mounts::make_root(&launch.rootfs, plan.root_ids(), userns)?];
     mounts.extend(mounts::make_callers(plan, cgroup, userns)?);
+    if let (Some(bundle), Some(hooks)) = (bundle, &plan.spec.hooks) {
+        let state = hook_state(plan, bundle, "creating", child.pid);
+        hooks::run("prestart", &hooks.prestart, &state, &[])?;
+        hooks::run("createRuntime", &hooks.create_runtime, &state, &[])?;
+    }
     link.send_mounts(&mounts)
+}
+
+/// The state that the hooks of this container read.
+pub(crate) fn hook_state<'a>(plan: &Plan<'a>, bundle: &Bundle<'a>, status: &'a str, pid: u32) -> hooks::State<'a> {
+    hooks::State {
+        oci_version: &plan.spec.oci_version,
+        id: plan.id,
+        status,
+        pid: Some(pid),
+        bundle: bundle.dir,
+        annotations: &plan.spec.annotations,
+    }
 }
 
 fn write_map(pid: u32, name: &str, map: &[IdMapping]) -> Result<()> {

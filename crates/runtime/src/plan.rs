@@ -63,11 +63,12 @@ impl<'a> Plan<'a> {
         let process = spec.process.as_ref().ok_or_else(|| wrong("process", "is missing"))?;
         check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
-        refuse_unsupported(spec, linux, process)?;
+        refuse_unsupported(linux, process)?;
         let (mut namespaces, joins) = plan_namespaces(linux)?;
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
         namespaces = namespaces.without(Namespaces::CGROUP);
         check_mappings(linux, namespaces.contains(Namespaces::USER))?;
+        check_sysctls(spec, linux)?;
         if !namespaces.contains(Namespaces::MOUNT) {
             return Err(wrong("linux.namespaces", "a new mount namespace is needed"));
         }
@@ -179,9 +180,8 @@ fn check_process(process: &Process, terminal: bool) -> Result<()> {
 }
 
 /// What is not done yet is refused, never ignored.
-fn refuse_unsupported(spec: &Spec, linux: &Linux, process: &Process) -> Result<()> {
+fn refuse_unsupported(linux: &Linux, process: &Process) -> Result<()> {
     let unsupported = [
-        ("hooks", spec.hooks.as_ref().is_some_and(|hooks| *hooks != oci::runtime::Hooks::default())),
         ("linux.netDevices", !linux.net_devices.is_empty()),
         ("linux.timeOffsets", !linux.time_offsets.is_empty()),
         ("linux.personality", linux.personality.is_some()),
@@ -244,6 +244,42 @@ fn plan_namespaces(linux: &Linux) -> Result<(Namespaces, Vec<(Namespaces, OwnedF
     Ok((new, joins))
 }
 
+/// A parameter is only set where it belongs to a namespace of the container: anything else would change the host.
+fn check_sysctls(spec: &Spec, linux: &Linux) -> Result<()> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shm_rmid_forced",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+    ];
+    for (key, value) in &linux.sysctl {
+        let key = key.replace('/', ".");
+        let refuse = |why: &str| Err(wrong("linux.sysctl", format_args!("{key:?} {why}")));
+        let kind = if key.starts_with("net.") {
+            NamespaceKind::Network
+        } else if key.starts_with("fs.mqueue.") || IPC.contains(&key.as_str()) {
+            NamespaceKind::Ipc
+        } else if key == "kernel.domainname" {
+            if !spec.domainname.is_empty() && spec.domainname != *value {
+                return refuse("contradicts domainname");
+            }
+            NamespaceKind::Uts
+        } else if key == "kernel.hostname" {
+            return refuse("is set by hostname");
+        } else {
+            return refuse("belongs to no namespace and would change the host");
+        };
+        if spec.namespace(kind).is_none() {
+            return refuse(&format!("needs a {kind:?} namespace"));
+        }
+    }
+    Ok(())
+}
+
 fn check_mappings(linux: &Linux, user_namespace: bool) -> Result<()> {
     for (field, map) in [("linux.uidMappings", &linux.uid_mappings), ("linux.gidMappings", &linux.gid_mappings)] {
         if user_namespace && map.is_empty() {
@@ -296,7 +332,8 @@ mod tests {
             (r#"{"type": "mount"}"#, r#"{"type": "pid"}"#, "linux.namespaces"),
             (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "user"}"#, "linux.uidMappings"),
             (r#""linux""#, r#""hostname": "h", "linux""#, "hostname"),
-            (r#""linux""#, r#""hooks": {"prestart": [{"path": "/x"}]}, "linux""#, "hooks"),
+            (r#""namespaces""#, r#""sysctl": {"net.ipv4.ip_forward": "1"}, "namespaces""#, "linux.sysctl"),
+            (r#""namespaces""#, r#""sysctl": {"kernel.panic": "1"}, "namespaces""#, "linux.sysctl"),
             (r#""linux""#, r#""mounts": [{"destination": "/x/../../y", "type": "bind"}], "linux""#, "mounts[0]"),
         ] {
             let error = check(&good.replace(from, to)).expect_err(to);

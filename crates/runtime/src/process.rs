@@ -22,12 +22,20 @@ const UMASK: u32 = 0o022;
 pub(crate) fn identify(root: impl AsFd, process: &Process, identity: &Identity) -> Result<(Credentials, Vec<String>)> {
     let mut environment = process.env.clone();
     let credentials = match identity {
-        Identity::Spec => Credentials {
-            uid: process.user.uid,
-            gid: process.user.gid,
-            groups: process.user.additional_gids.clone(),
-            home: None,
-        },
+        Identity::Spec => {
+            if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
+                // Numbers are numbers whatever the image's lists say, so a damaged one only leaves the default.
+                let home =
+                    identity::look_up(&root, &process.user.uid.to_string(), &[]).ok().and_then(|found| found.home);
+                environment.push(format!("HOME={}", home.as_deref().unwrap_or("/")));
+            }
+            Credentials {
+                uid: process.user.uid,
+                gid: process.user.gid,
+                groups: process.user.additional_gids.clone(),
+                home: None,
+            }
+        }
         Identity::Lookup { user, groups } => {
             let found = identity::look_up(root, user, groups)?;
             if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
@@ -82,6 +90,24 @@ pub(crate) fn confine(confinement: &Confinement, process: &Process, who: &Creden
         load_filter(confinement)?;
     }
     Ok(())
+}
+
+/// Gives the standard streams to the user, as the specification's runtimes do, so that programs can open
+/// `/dev/stdout` again. Best effort: a stream that cannot change hands can still be written.
+pub(crate) fn own_streams(user: &Credentials) {
+    if user.uid == 0 {
+        return;
+    }
+    let null = rustix::fs::makedev(1, 3);
+    for stream in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        // The null device is everybody's, and a terminal's group, tty, is what lets others write to it.
+        if let Ok(stat) = rustix::fs::fstat(stream)
+            && stat.st_uid != user.uid
+            && stat.st_rdev != null
+        {
+            let _ = rustix::fs::fchown(stream, Some(rustix::fs::Uid::from_raw(user.uid)), None);
+        }
+    }
 }
 
 fn load_filter(confinement: &Confinement) -> Result<()> {

@@ -54,6 +54,7 @@ fn make_new(mount: &MountPlan, kind: &str, source: Option<&str>) -> sys::Result<
 
 /// Attaches everything and makes the result the root. `names` are the control group directories' below their tmpfs.
 pub(crate) fn assemble(plan: &Plan<'_>, own: &mut Own, callers: Vec<OwnedFd>, names: &[String]) -> Result<OwnedFd> {
+    leave_chroot()?;
     let mut callers = callers.into_iter();
     let mut missing = || Error::new(ErrorKind::System, "a mount is missing from what the caller sent");
     let root = callers.next().ok_or_else(&mut missing)?;
@@ -81,6 +82,24 @@ pub(crate) fn assemble(plan: &Plan<'_>, own: &mut Own, callers: Vec<OwnedFd>, na
         }
     }
     Ok(root)
+}
+
+/// Goes to the root of the mount namespace, which is not "/" when lighter itself runs in a chroot. pivot_root would change
+/// that chroot only, and whoever joins the namespace later, such as an `exec`, would find itself in the host's root.
+fn leave_chroot() -> Result<()> {
+    const OWN: &str = "/proc/self/ns/mnt";
+    let what = || "cannot go to the root of the mount namespace".to_owned();
+    let mount_of_root = || {
+        let stat = rustix::fs::statx(rustix::fs::CWD, "/", AtFlags::empty(), rustix::fs::StatxFlags::MNT_ID);
+        stat.map(|stat| stat.stx_mnt_id).at("statx", "/").doing(what)
+    };
+    let before = mount_of_root()?;
+    let own = rustix::fs::open(OWN, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", OWN).doing(what)?;
+    sys::process::join(&own, sys::process::Namespaces::MOUNT).doing(what)?;
+    if mount_of_root()? != before {
+        sys::mount::propagate_all("/", Propagation::Slave).doing(what)?;
+    }
+    Ok(())
 }
 
 /// Puts the detached `root` over "/" and lets go of everything else. "/" is the one place that a process without any

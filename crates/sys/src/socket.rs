@@ -1,13 +1,19 @@
 //! Message sockets between lighter's own processes: whole messages, with descriptors beside them.
+//!
+//! Sockets with a name are reached through an open directory, since the name itself may be longer than the 107 bytes
+//! that a socket's address holds (unix(7)).
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
+    recvmsg, sendmsg, socket_with, socketpair,
 };
 
 use crate::error::{Context, Error, Result};
@@ -21,6 +27,91 @@ pub const MAX_DESCRIPTORS: usize = 253;
 /// socketpair(2)'s.
 pub fn pair() -> Result<(OwnedFd, OwnedFd)> {
     socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).at("socketpair", "")
+}
+
+/// What a socket carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Whole messages (`SOCK_SEQPACKET`).
+    Messages,
+    /// Bytes (`SOCK_STREAM`).
+    Bytes,
+}
+
+impl Kind {
+    fn new_socket(self) -> Result<OwnedFd> {
+        let kind = match self {
+            Self::Messages => SocketType::SEQPACKET,
+            Self::Bytes => SocketType::STREAM,
+        };
+        socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None).at("socket", "")
+    }
+}
+
+/// Makes the message socket `name` in `dir`, which may be open with `O_PATH`, and listens on it.
+///
+/// # Errors
+/// bind(2)'s: `EADDRINUSE` when the name is taken.
+pub fn listen_in(dir: impl AsFd, name: &str) -> Result<OwnedFd> {
+    let socket = Kind::Messages.new_socket()?;
+    bind(&socket, &address(&dir, name)?).at("bind", name)?;
+    listen(&socket, 16).at("listen", name)?;
+    Ok(socket)
+}
+
+/// The next connection of a listening socket.
+///
+/// # Errors
+/// accept4(2)'s.
+pub fn accept(listener: impl AsFd) -> Result<OwnedFd> {
+    loop {
+        match accept_with(&listener, SocketFlags::CLOEXEC) {
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            other => return other.at("accept4", ""),
+        }
+    }
+}
+
+/// Connects to the socket `name` in `dir`, which may be open with `O_PATH`.
+///
+/// # Errors
+/// connect(2)'s: `ECONNREFUSED` when nobody listens, `ENOENT` when there is no such socket.
+pub fn connect_in(dir: impl AsFd, name: &str, kind: Kind) -> Result<OwnedFd> {
+    let socket = kind.new_socket()?;
+    connect(&socket, &address(&dir, name)?).at("connect", name)?;
+    Ok(socket)
+}
+
+/// Whether somebody listens on the message socket `name` in `dir`. They see a connection that closes again.
+///
+/// # Errors
+/// connect(2)'s, less those that are the answer.
+pub fn is_listening(dir: impl AsFd, name: &str) -> Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).at("socket", "")?;
+    match connect(&socket, &address(&dir, name)?) {
+        // A full queue is one that nobody has closed.
+        Ok(()) | Err(Errno::AGAIN) => Ok(true),
+        Err(Errno::NOENT | Errno::CONNREFUSED) => Ok(false),
+        Err(errno) => Err(Error::new("connect", name, errno)),
+    }
+}
+
+/// Connects to the socket at `path`.
+///
+/// # Errors
+/// As [`connect_in`]; open(2)'s for the directory.
+pub fn connect_to(path: &Path, kind: Kind) -> Result<OwnedFd> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let dir = rustix::fs::open(parent, flags, Mode::empty()).at("open", parent.display())?;
+    let name = path.file_name().and_then(|name| name.to_str());
+    let name = name.ok_or_else(|| Error::new("connect", path.display(), Errno::INVAL))?;
+    connect_in(dir, name, kind).map_err(|error| Error::new("connect", path.display(), error.errno()))
+}
+
+fn address(dir: impl AsFd, name: &str) -> Result<SocketAddrUnix> {
+    SocketAddrUnix::new(format!("/proc/self/fd/{}/{name}", dir.as_fd().as_raw_fd())).at("bind", name)
 }
 
 /// Sends one message with `files` beside it.
@@ -70,6 +161,25 @@ pub fn receive(socket: impl AsFd, buffer: &mut [u8]) -> Result<(usize, Vec<Owned
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn named_sockets_are_reached_through_their_directory() {
+        let path = std::env::temp_dir().join(format!("lighter-socket-{}-{}", std::process::id(), "x".repeat(120)));
+        std::fs::create_dir(&path).expect("made");
+        let dir = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()).expect("opened");
+        let listener = listen_in(&dir, "s").expect("made");
+        let client = connect_to(&path.join("s"), Kind::Messages).expect("connected");
+        let server = accept(&listener).expect("accepted");
+        send(&client, b"hello", &[]).expect("sent");
+        let mut buffer = [0; 8];
+        assert_eq!(receive(&server, &mut buffer).expect("received").0, 5);
+        assert_eq!(is_listening(&dir, "s"), Ok(true));
+        drop((listener, server));
+        assert_eq!(is_listening(&dir, "s"), Ok(false));
+        let refused = connect_in(&dir, "s", Kind::Messages).expect_err("nobody listens");
+        assert_eq!(refused.errno(), Errno::CONNREFUSED);
+        std::fs::remove_dir_all(&path).expect("removed");
+    }
 
     #[test]
     fn messages_keep_their_borders_and_descriptors() {

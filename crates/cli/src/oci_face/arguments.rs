@@ -1,104 +1,267 @@
-//! Flags as runc's callers write them: one dash or two, `--flag value` or `--flag=value`.
+//! Flags as runc's and crun's callers write them: one dash or two, `--flag value` or `--flag=value`, before or after
+//! the container's id.
 
-use std::path::PathBuf;
-
-/// Flags before the command.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Global {
-    /// `--root`: where running containers are registered.
-    pub(crate) root: Option<PathBuf>,
+/// How a flag is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Alone, or with `=true` or `=false`.
+    Switch,
+    /// With a value, the last of which counts.
+    Value,
 }
 
-/// `run`.
+/// A flag: its name, its one-letter name (or nothing), its kind.
+type Flag = (&'static str, &'static str, Kind);
+
+use Kind::{Switch, Value};
+
+const GLOBAL: &[Flag] = &[
+    ("root", "", Value),
+    ("log", "", Value),
+    ("log-format", "", Value),
+    ("log-level", "", Value),
+    ("cgroup-manager", "", Value),
+    ("rootless", "", Value),
+    ("systemd-cgroup", "", Switch),
+    ("debug", "", Switch),
+    ("version", "v", Switch),
+    ("help", "h", Switch),
+];
+
+const CREATE: &[Flag] = &[
+    ("bundle", "b", Value),
+    ("config", "f", Value),
+    ("pid-file", "", Value),
+    ("pidfd-socket", "", Value),
+    ("console-socket", "", Value),
+    ("preserve-fds", "", Value),
+    ("no-pivot", "", Switch),
+    ("no-new-keyring", "", Switch),
+];
+
+const RUN: &[Flag] = &[
+    ("bundle", "b", Value),
+    ("config", "f", Value),
+    ("pid-file", "", Value),
+    ("pidfd-socket", "", Value),
+    ("console-socket", "", Value),
+    ("preserve-fds", "", Value),
+    ("no-pivot", "", Switch),
+    ("no-new-keyring", "", Switch),
+    ("no-subreaper", "", Switch),
+    ("detach", "d", Switch),
+    ("keep", "", Switch),
+];
+
+const EXEC: &[Flag] = &[
+    ("process", "p", Value),
+    ("console-socket", "", Value),
+    ("pid-file", "", Value),
+    ("pidfd-socket", "", Value),
+    ("cwd", "", Value),
+    ("env", "e", Value),
+    ("tty", "t", Switch),
+    ("user", "u", Value),
+    ("additional-gids", "g", Value),
+    ("detach", "d", Switch),
+    ("process-label", "", Value),
+    ("apparmor", "", Value),
+    ("no-new-privs", "", Switch),
+    ("cap", "c", Value),
+    ("preserve-fds", "", Value),
+    ("cgroup", "", Value),
+    ("ignore-paused", "", Switch),
+    ("no-subreaper", "", Switch),
+];
+
+const UPDATE: &[Flag] = &[
+    ("resources", "r", Value),
+    ("blkio-weight", "", Value),
+    ("cpu-period", "", Value),
+    ("cpu-quota", "", Value),
+    ("cpu-burst", "", Value),
+    ("cpu-share", "", Value),
+    ("cpu-shares", "", Value),
+    ("cpu-rt-period", "", Value),
+    ("cpu-rt-runtime", "", Value),
+    ("cpu-idle", "", Value),
+    ("cpuset-cpus", "", Value),
+    ("cpuset-mems", "", Value),
+    ("memory", "", Value),
+    ("memory-reservation", "", Value),
+    ("memory-swap", "", Value),
+    ("kernel-memory", "", Value),
+    ("kernel-memory-tcp", "", Value),
+    ("pids-limit", "", Value),
+];
+
+const KILL: &[Flag] = &[("all", "a", Switch)];
+const DELETE: &[Flag] = &[("force", "f", Switch)];
+const LIST: &[Flag] = &[("format", "f", Value), ("quiet", "q", Switch)];
+const PS: &[Flag] = &[("format", "f", Value)];
+const EVENTS: &[Flag] = &[("stats", "", Switch), ("interval", "", Value)];
+const SPEC: &[Flag] = &[("bundle", "b", Value), ("config", "f", Value), ("rootless", "", Switch)];
+
+/// A command: its name, its flags, the fewest and the most words after them, and whether the words after the first are
+/// the container's own, flags included.
+struct Shape {
+    name: &'static str,
+    flags: &'static [Flag],
+    words: (usize, usize),
+    verbatim: bool,
+}
+
+const fn shape(name: &'static str, flags: &'static [Flag], words: (usize, usize)) -> Shape {
+    Shape { name, flags, words, verbatim: false }
+}
+
+const COMMANDS: &[Shape] = &[
+    shape("create", CREATE, (1, 1)),
+    shape("delete", DELETE, (1, 1)),
+    shape("events", EVENTS, (1, 1)),
+    Shape { name: "exec", flags: EXEC, words: (1, usize::MAX), verbatim: true },
+    shape("features", &[], (0, 0)),
+    shape("kill", KILL, (1, 2)),
+    shape("list", LIST, (0, 0)),
+    shape("pause", &[], (1, 1)),
+    Shape { name: "ps", flags: PS, words: (1, usize::MAX), verbatim: true },
+    shape("resume", &[], (1, 1)),
+    shape("run", RUN, (1, 1)),
+    shape("spec", SPEC, (0, 0)),
+    shape("start", &[], (1, 1)),
+    shape("state", &[], (1, 1)),
+    shape("update", UPDATE, (1, 1)),
+];
+
+/// Commands of the interface that are answered with why they are not there.
+const ABSENT: &[&str] = &["checkpoint", "restore", "mounts"];
+
+/// Flags and words, read.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Run {
-    /// `--bundle`, `-b`.
-    pub(crate) bundle: Option<PathBuf>,
-    /// `--pid-file`.
-    pub(crate) pid_file: Option<PathBuf>,
+pub(super) struct Flags {
+    values: Vec<(&'static str, String)>,
+    /// What is no flag, the container's id first.
+    pub(super) words: Vec<String>,
+}
+
+impl Flags {
+    /// Whether a switch is on.
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.get(name) == Some("true")
+    }
+
+    /// A flag's value: the last, when it was given more than once.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.values.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// All values of a flag, in order.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.values.iter().filter(move |(known, _)| *known == name).map(|(_, value)| value.as_str())
+    }
+
+    /// A flag's value as a number.
+    ///
+    /// # Errors
+    /// It is none.
+    pub(super) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, String> {
+        let read = |value: &str| value.parse().map_err(|_| format!("--{name}: {value:?} is not a valid number"));
+        self.get(name).map(read).transpose()
+    }
+
     /// The container's id.
-    pub(crate) id: String,
+    pub(super) fn id(&self) -> &str {
+        self.words.first().map_or("", String::as_str)
+    }
 }
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Command {
+pub(super) enum Command {
     /// `--version`.
     Version,
-    /// `run`.
-    Run(Run),
-    /// A command of the interface that is not there yet.
-    Later(String),
+    /// `--help`, of the program or of the command named.
+    Help(Option<&'static str>),
+    /// A command with its flags.
+    Run(&'static str, Flags),
+    /// A command that is not there.
+    Absent(&'static str),
 }
 
-const LATER: [&str; 17] = [
-    "checkpoint",
-    "create",
-    "delete",
-    "events",
-    "exec",
-    "features",
-    "kill",
-    "list",
-    "mounts",
-    "pause",
-    "ps",
-    "restore",
-    "resume",
-    "spec",
-    "start",
-    "state",
-    "update",
-];
-
-pub(crate) fn parse(args: &[String]) -> Result<(Global, Command), String> {
+/// Reads the flags before the command, then the command with its own. The first are given even when the rest is wrong:
+/// they say where to report it.
+pub(super) fn parse(args: &[String]) -> (Flags, Result<Command, String>) {
     let mut args = args.iter();
-    let mut global = Global::default();
-    while let Some(argument) = args.next() {
-        let Some((name, value)) = flag(argument) else {
-            return command(argument, args).map(|command| (global, command));
-        };
-        match name {
-            "version" | "v" => return Ok((global, Command::Version)),
-            "root" => global.root = Some(PathBuf::from(needed(name, value, &mut args)?)),
-            "debug" => {}
-            other => return Err(format!("the global flag --{other} is not known or not available yet")),
+    let mut global = Flags::default();
+    let name = loop {
+        let Some(argument) = args.next() else { break None };
+        let Some(flag) = split(argument) else { break Some(argument) };
+        match read(flag, GLOBAL, &mut args) {
+            Ok(read) => global.values.push(read),
+            Err(error) => return (global, Err(error)),
         }
-    }
-    Err("no command given: lighter-runtime [--root DIR] run [--bundle DIR] [--pid-file FILE] ID".to_owned())
+    };
+    let command = if global.is("version") {
+        Ok(Command::Version)
+    } else if global.is("help") || name.is_some_and(|name| name == "help") {
+        Ok(Command::Help(None))
+    } else {
+        name.map_or_else(|| Err("no command given; --help lists them".to_owned()), |name| command(name, args))
+    };
+    (global, command)
 }
 
 fn command<'a>(name: &str, mut args: impl Iterator<Item = &'a String>) -> Result<Command, String> {
-    if LATER.contains(&name) {
-        return Ok(Command::Later(name.to_owned()));
+    if let Some(name) = ABSENT.iter().find(|absent| **absent == name) {
+        return Ok(Command::Absent(name));
     }
-    if name != "run" {
+    let Some(shape) = COMMANDS.iter().find(|shape| shape.name == name) else {
         return Err(format!("unknown command {name:?}"));
-    }
-    let mut run = Run::default();
-    let mut ids = Vec::new();
+    };
+    let mut flags = Flags::default();
     while let Some(argument) = args.next() {
-        match flag(argument) {
-            Some(("bundle" | "b", value)) => run.bundle = Some(PathBuf::from(needed("bundle", value, &mut args)?)),
-            Some(("pid-file", value)) => run.pid_file = Some(PathBuf::from(needed("pid-file", value, &mut args)?)),
-            Some((other, _)) => return Err(format!("run: the flag --{other} is not known or not available yet")),
-            None => ids.push(argument),
+        if argument == "--" {
+            flags.words.extend(args.by_ref().cloned());
+            break;
+        }
+        match split(argument) {
+            Some(("help" | "h", None)) => return Ok(Command::Help(Some(shape.name))),
+            Some(flag) => {
+                let read = read(flag, shape.flags, &mut args).map_err(|error| format!("{name}: {error}"))?;
+                flags.values.push(read);
+            }
+            None => {
+                flags.words.push(argument.clone());
+                if shape.verbatim {
+                    flags.words.extend(args.by_ref().cloned());
+                }
+            }
         }
     }
-    match ids[..] {
-        [id] if is_id(id) => Ok(Command::Run(Run { id: id.clone(), ..run })),
-        [id] => Err(format!("invalid container id {id:?}: letters, digits and _+-. are allowed, 1024 characters")),
-        _ => Err("run needs exactly one container id".to_owned()),
+    let (fewest, most) = shape.words;
+    if flags.words.len() < fewest || flags.words.len() > most {
+        return Err(match most {
+            0 => format!("{name} takes no argument"),
+            _ if flags.words.is_empty() => format!("{name} needs a container id"),
+            _ => format!("{name}: too many arguments: {:?}", &flags.words[1..]),
+        });
     }
+    if fewest > 0 && !is_id(flags.id()) {
+        return Err(format!(
+            "invalid character in container ID {:?}: letters, digits and _+-. are allowed",
+            flags.id()
+        ));
+    }
+    Ok(Command::Run(shape.name, flags))
 }
 
 /// runc's grammar of ids; safe as a file name.
-fn is_id(id: &str) -> bool {
+pub(super) fn is_id(id: &str) -> bool {
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-.".contains(&byte);
-    !id.is_empty() && id.len() <= 1024 && id != "." && id != ".." && id.bytes().all(valid)
+    !id.is_empty() && id.len() <= 255 && !id.starts_with('.') && id.bytes().all(valid)
 }
 
-fn flag(argument: &str) -> Option<(&str, Option<&str>)> {
+fn split(argument: &str) -> Option<(&str, Option<&str>)> {
     let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-')).filter(|name| !name.is_empty())?;
     Some(match name.split_once('=') {
         Some((name, value)) => (name, Some(value)),
@@ -106,37 +269,121 @@ fn flag(argument: &str) -> Option<(&str, Option<&str>)> {
     })
 }
 
-fn needed<'a>(name: &str, value: Option<&str>, args: &mut impl Iterator<Item = &'a String>) -> Result<String, String> {
-    let value = value.map(str::to_owned).or_else(|| args.next().cloned());
-    value.ok_or_else(|| format!("the flag --{name} needs a value"))
+fn read<'a>(
+    (name, value): (&str, Option<&str>),
+    flags: &[Flag],
+    args: &mut impl Iterator<Item = &'a String>,
+) -> Result<(&'static str, String), String> {
+    let known = flags.iter().find(|(long, short, _)| *long == name || (*short == name && !short.is_empty()));
+    let Some((long, _, kind)) = known else { return Err(format!("the flag --{name} is not known")) };
+    let value = match (kind, value) {
+        (Kind::Switch, None) => "true".to_owned(),
+        (Kind::Switch, Some(value @ ("true" | "false"))) => value.to_owned(),
+        (Kind::Switch, Some(value)) => return Err(format!("--{long}: {value:?} is neither true nor false")),
+        (Kind::Value, Some(value)) => value.to_owned(),
+        (Kind::Value, None) => args.next().cloned().ok_or_else(|| format!("the flag --{long} needs a value"))?,
+    };
+    Ok((long, value))
+}
+
+/// What `--help` prints.
+pub(super) fn help(command: Option<&str>) -> String {
+    let list = |flags: &[Flag]| {
+        let mut text = String::new();
+        for (name, short, kind) in flags {
+            let short = if short.is_empty() { String::new() } else { format!(", -{short}") };
+            text += &format!("  --{name}{short}{}\n", if *kind == Value { " VALUE" } else { "" });
+        }
+        text
+    };
+    match command.and_then(|name| COMMANDS.iter().find(|shape| shape.name == name)) {
+        Some(Shape { name, flags, words, .. }) => {
+            let id = if words.1 == 0 { "" } else { " ID" };
+            format!("Usage: lighter-runtime [GLOBAL FLAGS] {name} [FLAGS]{id}\n\nFlags:\n{}", list(flags))
+        }
+        None => {
+            let names: Vec<&str> = COMMANDS.iter().map(|shape| shape.name).collect();
+            let names = names.join(", ");
+            format!(
+                "Usage: lighter-runtime [GLOBAL FLAGS] COMMAND [FLAGS] [ID]\n\nCommands: {names}\n\nGlobal flags:\n{}",
+                list(GLOBAL)
+            )
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn check(line: &str) -> Result<(Global, Command), String> {
+    fn check(line: &str) -> (Flags, Result<Command, String>) {
         parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    fn flags(line: &str) -> (Flags, &'static str, Flags) {
+        match check(line) {
+            (global, Ok(Command::Run(name, flags))) => (global, name, flags),
+            other => panic!("{line}: {other:?}"),
+        }
     }
 
     #[test]
     fn flags_have_one_dash_or_two() {
-        for line in ["--root /r run --bundle /b --pid-file /p c1", "-root=/r run -b /b -pid-file=/p c1"] {
-            let (global, command) = check(line).expect(line);
-            assert_eq!(global.root, Some("/r".into()));
-            let expected = Run { bundle: Some("/b".into()), pid_file: Some("/p".into()), id: "c1".to_owned() };
-            assert_eq!(command, Command::Run(expected));
+        for line in ["--root /r run --bundle /b --pid-file /p c1", "-root=/r run -b /b c1 -pid-file=/p"] {
+            let (global, name, flags) = flags(line);
+            assert_eq!((global.get("root"), name, flags.id()), (Some("/r"), "run", "c1"));
+            assert_eq!((flags.get("bundle"), flags.get("pid-file")), (Some("/b"), Some("/p")));
         }
-        assert_eq!(check("--version").expect("valid").1, Command::Version);
-        assert_eq!(check("state c1").expect("valid").1, Command::Later("state".to_owned()));
+        assert_eq!(check("--version").1, Ok(Command::Version));
+        assert_eq!(check("-v").1, Ok(Command::Version));
+        assert_eq!(check("state --help").1, Ok(Command::Help(Some("state"))));
+        assert_eq!(check("checkpoint --help").1, Ok(Command::Absent("checkpoint")));
+    }
+
+    #[test]
+    fn the_callers_lines_are_read() {
+        let (global, name, given) = flags(
+            "--root /run/containerd/runc/ns --log /b/log.json --log-format json create --bundle /b --pid-file /p \
+             --console-socket /s --no-new-keyring --preserve-fds 2 c1",
+        );
+        assert_eq!(
+            (name, global.get("log-format"), given.number("preserve-fds")),
+            ("create", Some("json"), Ok(Some(2)))
+        );
+        assert!(given.is("no-new-keyring") && !given.is("no-pivot"));
+        let (_, _, given) = flags("exec -d --env A=1 -e B=2 --cap CAP_KILL c1 ls -l --all");
+        assert_eq!(given.all("env").collect::<Vec<_>>(), ["A=1", "B=2"]);
+        assert_eq!(given.words, ["c1", "ls", "-l", "--all"]);
+        assert!(given.is("detach"));
+        let (_, _, given) = flags("kill -a c1 9");
+        assert!(given.is("all"));
+        assert_eq!(given.words, ["c1", "9"]);
+        assert_eq!(flags("update --resources=- c1").2.get("resources"), Some("-"));
+        assert_eq!(flags("update --memory-swap -1 c1").2.get("memory-swap"), Some("-1"));
+        assert_eq!(flags("list --format=json").2.get("format"), Some("json"));
+        assert!(!flags("run --detach=false c1").2.is("detach"));
     }
 
     #[test]
     fn mistakes_are_said() {
-        for line in
-            ["", "run", "run a b", "run ../x", "run .", "nope x", "--frob run x", "run --frob x", "run --bundle"]
-        {
-            assert!(check(line).is_err(), "{line:?}");
+        for line in [
+            "",
+            "run",
+            "run a b",
+            "run ../x",
+            "run .",
+            "run .x",
+            "nope x",
+            "--frob run x",
+            "run --frob x",
+            "run --bundle",
+            "list x",
+            "kill a b c",
+            "run --detach=maybe x",
+        ] {
+            assert!(check(line).1.is_err(), "{line:?}");
         }
+        assert_eq!(check("--log /l nope").0.get("log"), Some("/l"));
+        assert!(flags("run --preserve-fds x c").2.number::<u32>("preserve-fds").is_err());
     }
 }

@@ -1,73 +1,104 @@
-//! `lighter-runtime`: the OCI runtime's command line (Go-style flags, so it is parsed by hand).
+//! `lighter-runtime`: the OCI runtime's command line, as runc's and crun's callers write it (Go-style flags, so it is
+//! parsed by hand).
 //!
-//! `run` is here: the container in the foreground, with the caller's streams. The commands that leave a container
-//! behind (`create`, `start`, …) answer that they are not available yet.
+//! Each command is one short process; what they share is a directory per container below `--root` (`store.rs`). A
+//! created container waits at a gate, a socket in that directory, until `start` opens it.
 
 mod arguments;
+mod console;
+mod control;
+mod create;
+mod events;
+mod exec;
+mod failure;
+mod kill;
+mod remove;
+mod report;
 mod run;
+mod start;
+mod store;
+mod template;
 
 use std::ffi::OsString;
 use std::io::Write as _;
 
-use arguments::{Command, Global};
+use arguments::{Command, Flags};
+use failure::Failure;
 
 /// Runs the runtime's command line after the program's name; gives the exit code.
 pub(crate) fn main(args: Vec<OsString>) -> i32 {
     let args: Result<Vec<String>, OsString> = args.into_iter().map(OsString::into_string).collect();
-    let outcome = match args {
-        Ok(args) => arguments::parse(&args).map_err(Failure::from).and_then(|(global, command)| act(&global, command)),
-        Err(odd) => Err(Failure::from(format!("argument {odd:?} is not UTF-8"))),
+    let (global, outcome) = match args {
+        Ok(args) => {
+            let (global, command) = arguments::parse(&args);
+            let outcome = command.map_err(Failure::from).and_then(|command| act(&global, command));
+            (global, outcome)
+        }
+        Err(odd) => (Flags::default(), Err(Failure::new(format!("argument {odd:?} is not UTF-8")))),
     };
     match outcome {
         Ok(code) => code,
         Err(failure) => {
-            // Standard error is the last resort: a failure to write there has nowhere to go.
-            let _ = writeln!(std::io::stderr().lock(), "{failure}");
-            1
+            failure.report(&global);
+            failure.code
         }
     }
 }
 
-fn act(global: &Global, command: Command) -> Result<i32, Failure> {
-    match command {
+fn act(global: &Flags, command: Command) -> Result<i32, Failure> {
+    check_global(global)?;
+    let (name, flags) = match command {
         Command::Version => {
-            let text =
-                format!("lighter-runtime version {}\nspec: {}\n", env!("CARGO_PKG_VERSION"), oci::runtime::VERSION);
-            std::io::stdout().lock().write_all(text.as_bytes()).map_err(|error| Failure::from(error.to_string()))?;
-            Ok(0)
+            let version = env!("CARGO_PKG_VERSION");
+            print(&format!("lighter-runtime version {version}\nspec: {}\n", oci::runtime::VERSION))?;
+            return Ok(0);
         }
-        Command::Run(options) => run::run(global, &options),
-        Command::Later(name) => Err(Failure::from(format!("the command {name:?} is not available yet"))),
-    }
-}
-
-/// What ends the program: a sentence and what caused it, on one line each.
-#[derive(Debug)]
-struct Failure(String);
-
-impl From<String> for Failure {
-    fn from(sentence: String) -> Self {
-        Self(sentence)
-    }
-}
-
-impl From<runtime::Error> for Failure {
-    fn from(error: runtime::Error) -> Self {
-        match error.cause() {
-            Some(cause) => Self(format!("{error}: {cause}")),
-            None => Self(error.to_string()),
+        Command::Help(command) => {
+            print(&arguments::help(command))?;
+            return Ok(0);
         }
+        Command::Absent(name) => {
+            return Err(Failure::new(format!("{name} is not supported by this runtime")));
+        }
+        Command::Run(name, flags) => (name, flags),
+    };
+    match name {
+        "create" => create::create(global, &flags),
+        "run" => run::run(global, &flags),
+        "start" => start::start(global, &flags),
+        "state" => report::state(global, &flags),
+        "list" => report::list(global, &flags),
+        "ps" => report::ps(global, &flags),
+        "kill" => kill::kill(global, &flags),
+        "delete" => remove::delete(global, &flags),
+        "exec" => exec::exec(global, &flags),
+        "pause" => control::pause(global, &flags),
+        "resume" => control::resume(global, &flags),
+        "update" => control::update(global, &flags),
+        "events" => events::events(global, &flags),
+        "spec" => template::spec(&flags),
+        "features" => template::features(),
+        other => Err(Failure::new(format!("unknown command {other:?}"))),
     }
 }
 
-impl From<sys::Error> for Failure {
-    fn from(error: sys::Error) -> Self {
-        Self(error.to_string())
+fn check_global(global: &Flags) -> Result<(), Failure> {
+    if global.is("systemd-cgroup") || global.get("cgroup-manager") == Some("systemd") {
+        return Err(Failure::new("the systemd cgroup driver is not supported: use cgroupfs"));
+    }
+    match global.get("cgroup-manager") {
+        None | Some("cgroupfs") => {}
+        Some("disabled") => return Err(Failure::new("containers without control groups are not supported")),
+        Some(other) => return Err(Failure::new(format!("--cgroup-manager: {other:?} is not known"))),
+    }
+    match global.get("log-format") {
+        None | Some("json" | "text") => Ok(()),
+        Some(other) => Err(Failure::new(format!("--log-format: {other:?} is neither json nor text"))),
     }
 }
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "lighter-runtime: {}", self.0)
-    }
+fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = std::io::stdout().lock();
+    let printed = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    printed.map_err(|error| Failure::new(format!("cannot write to standard output: {error}")))
 }

@@ -1,0 +1,198 @@
+//! `create` and what `run` shares with it: a bundle read, a container registered, its first process made.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use oci::runtime::{NamespaceKind, Process, Spec};
+use runtime::{Bundle, Created, Identity, Launch, Rootfs, Stdio};
+use rustix::fs::{Mode, OFlags};
+use sys::Context as _;
+use sys::fs::Lock;
+
+use super::arguments::Flags;
+use super::failure::Failure;
+use super::store::{Container, LONGEST_CONFIG, ProcessId, RECORD_VERSION, Record, Store, write_file};
+use super::{console, remove};
+
+/// How the first process is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Waiting at the gate for somebody's `start`.
+    Later,
+    /// Executed, and nobody's child.
+    Detached,
+    /// Executed, and this process's child until it ends.
+    Attached,
+}
+
+/// A container whose first process was made.
+pub(super) struct Made {
+    pub(super) container: Container,
+    pub(super) lock: Lock,
+    pub(super) record: Record,
+    pub(super) spec: Spec,
+    pub(super) created: Created,
+}
+
+/// `create`.
+pub(super) fn create(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
+    make(global, flags, Start::Later)?;
+    Ok(0)
+}
+
+/// Makes the container that the flags describe, up to and including its start where that is asked for. A failure leaves
+/// nothing.
+pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, Failure> {
+    if flags.is("no-pivot") {
+        return Err(Failure::new("--no-pivot is not supported: the root is always changed by pivot_root"));
+    }
+    let bundle = bundle_directory(flags.get("bundle"))?;
+    let config = bundle.join(flags.get("config").unwrap_or("config.json"));
+    let (bytes, mut spec) = read_config(&config)?;
+    seal_if_needed(&spec)?;
+    // First of all, so that none of the numbers is one of our own.
+    let listening = pass_listening(&mut spec);
+    let preserve = preserved(flags, listening)?;
+    let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
+    let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
+    let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
+    let rootfs = bundle.join(&root.path);
+    let store = Store::new(global);
+    let (container, lock) = store.reserve(flags.id())?;
+    let mut record = Record {
+        version: RECORD_VERSION,
+        id: flags.id().to_owned(),
+        oci_version: spec.oci_version.clone(),
+        bundle,
+        rootfs,
+        created: jiff::Timestamp::now().to_string(),
+        owner: rustix::process::geteuid().as_raw(),
+        cgroup: runtime::group_path(&spec, flags.id()),
+        creator: ProcessId::of(std::process::id())?,
+        process: None,
+        annotations: spec.annotations.clone(),
+    };
+    let registered = container.write_config(&bytes).and_then(|()| container.write_record(&record));
+    let gate = match start {
+        Start::Later => registered.and_then(|()| container.make_gate().map(Some)),
+        Start::Detached | Start::Attached => registered.map(|()| None),
+    };
+    let made = gate.and_then(|gate| {
+        let launch = Launch {
+            id: flags.id(),
+            spec: &spec,
+            rootfs: Rootfs::AsIs(record.rootfs.clone()),
+            stdio,
+            preserve,
+            identity: Identity::Spec,
+            init: false,
+            make_cwd: true,
+            die_with_caller: start == Start::Attached,
+            seccomp_cache: Some(store.seccomp_cache()),
+        };
+        let bundle =
+            Bundle { dir: &record.bundle, gate, private: &[lock.as_fd()], new_keyring: !flags.is("no-new-keyring") };
+        Ok(runtime::create_bundle(launch, &bundle)?)
+    });
+    let mut created = match made {
+        Ok(created) => created,
+        Err(failure) => {
+            // The first failure is the one to report; what stays is found by `list` and `delete --force`.
+            let _ = container.remove(Some(lock));
+            return Err(failure);
+        }
+    };
+    match announce(flags, &container, &mut record, &mut created, start) {
+        Ok(()) => Ok(Made { container, lock, record, spec, created }),
+        Err(failure) => {
+            created.abandon();
+            let _ = remove::take_down(container, lock, &record, Some(&spec));
+            Err(failure)
+        }
+    }
+}
+
+/// Makes the process known, then lets it go.
+fn announce(
+    flags: &Flags,
+    container: &Container,
+    record: &mut Record,
+    created: &mut Created,
+    start: Start,
+) -> Result<(), Failure> {
+    record.process = Some(ProcessId::of(created.pid)?);
+    container.write_record(record)?;
+    if let Some(path) = flags.get("pid-file") {
+        write_file(Path::new(path), &created.pid.to_string())?;
+    }
+    if let Some(path) = flags.get("pidfd-socket") {
+        console::send_file(Path::new(path), "pidfd", &created.pidfd)?;
+    }
+    if let Some(path) = flags.get("console-socket")
+        && let Some(master) = created.terminal.take()
+    {
+        console::send_file(Path::new(path), "/dev/ptmx", &master)?;
+    }
+    match start {
+        Start::Later => created.release()?,
+        Start::Detached | Start::Attached => created.start()?,
+    }
+    Ok(())
+}
+
+/// The bundle's directory, absolute.
+pub(super) fn bundle_directory(given: Option<&str>) -> Result<PathBuf, Failure> {
+    let here = || std::env::current_dir().map_err(|error| Failure::new(format!("no current directory: {error}")));
+    match given.filter(|given| !given.is_empty()) {
+        None => here(),
+        Some(given) if Path::new(given).is_absolute() => Ok(PathBuf::from(given)),
+        Some(given) => Ok(here()?.join(given)),
+    }
+}
+
+fn read_config(path: &Path) -> Result<(Vec<u8>, Spec), Failure> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", path.display())?;
+    let bytes = sys::fs::read_regular(&file, LONGEST_CONFIG, path.display())?;
+    let spec = Spec::from_json(&bytes).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    Ok((bytes, spec))
+}
+
+/// Without a user namespace of its own the container's root could write the program that sets it up (CVE-2019-5736):
+/// it then runs from a protected copy.
+pub(super) fn seal_if_needed(spec: &Spec) -> Result<(), Failure> {
+    if spec.namespace(NamespaceKind::User).is_some() {
+        return Ok(());
+    }
+    Ok(sys::sealed::execute_again()?)
+}
+
+/// Hands on that the first process is the one whom `LISTEN_FDS` is meant for (sd_listen_fds(3)); gives their number.
+fn pass_listening(spec: &mut Spec) -> u16 {
+    let count = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u16>().ok()).unwrap_or(0);
+    if let (Some(process), 1..) = (&mut spec.process, count) {
+        process.env.push(format!("LISTEN_FDS={count}"));
+        process.env.push("LISTEN_PID=1".to_owned());
+    }
+    count
+}
+
+/// The descriptors that are handed on: 3 and the following, `first` of them before those of `--preserve-fds`.
+pub(super) fn preserved(flags: &Flags, first: u16) -> Result<Vec<OwnedFd>, Failure> {
+    let count = flags.number::<u16>("preserve-fds")?.unwrap_or(0).saturating_add(first);
+    let take = |number: i32| {
+        sys::process::inherited(number)
+            .map_err(|error| Failure::from(error).within(&format!("cannot hand on descriptor {number} of {count}")))
+    };
+    (3..3 + i32::from(count)).map(take).collect()
+}
+
+/// The process's streams: the caller's, or a terminal whose master goes to the console socket, or is relayed when this
+/// process stays.
+pub(super) fn stdio(process: &Process, socket: Option<&str>, leaves: bool) -> Result<Stdio, Failure> {
+    match (process.terminal, socket) {
+        (false, Some(_)) => Err(Failure::new("--console-socket is given, but process.terminal is false")),
+        (false, None) => Ok(Stdio::Inherit),
+        (true, None) if leaves => Err(Failure::new("process.terminal is true, so --console-socket has to be given")),
+        (true, _) => Ok(Stdio::Terminal { size: process.console_size.as_ref().map(|size| (size.height, size.width)) }),
+    }
+}

@@ -1,0 +1,66 @@
+//! `kill`: a signal to the first process, or to every process of the container.
+
+use oci::runtime::NamespaceKind;
+use rustix::process::Signal;
+use sys::Errno;
+
+use super::arguments::Flags;
+use super::failure::Failure;
+use super::store::{Record, Status, Store, group};
+use crate::parse::signal;
+
+/// How long killed processes may take to be gone.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// `kill`.
+pub(super) fn kill(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
+    let number = match flags.words.get(1) {
+        Some(text) => signal::parse(text).map_err(|error| Failure::new(format!("kill: {error}")))?,
+        None => Signal::TERM.as_raw(),
+    };
+    let container = Store::new(global).open(flags.id())?;
+    let record = container.whole_record()?;
+    let (status, pidfd) = container.status(&record)?;
+    if flags.is("all") {
+        kill_all(&record, number)?;
+        return Ok(0);
+    }
+    let Some(pidfd) = pidfd else { return Err(Failure::new("container not running")) };
+    match sys::process::send_signal(&pidfd, number) {
+        Err(error) if error.errno() == Errno::SRCH => return Err(Failure::new("container not running")),
+        other => other?,
+    }
+    if number == Signal::KILL.as_raw() {
+        let own_pids = container.spec()?.namespace(NamespaceKind::Pid).is_some_and(|pid| pid.path.is_none());
+        if !own_pids {
+            // No pid namespace ends with the first process here.
+            kill_all(&record, number)?;
+        } else if status == Status::Paused
+            && let Some(group) = group(&record)?
+        {
+            group.thaw()?;
+        }
+    }
+    Ok(0)
+}
+
+fn kill_all(record: &Record, number: i32) -> Result<(), Failure> {
+    let Some(group) = group(record)? else { return Err(Failure::new("container not running")) };
+    if number == Signal::KILL.as_raw() {
+        return Ok(group.kill_all(PATIENCE)?);
+    }
+    for pid in group.pids()? {
+        let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
+        let sent = sys::process::open_pid(pid).and_then(|pidfd| {
+            // The number may have passed to another process before the descriptor was opened.
+            let still =
+                group.pids().is_ok_and(|pids| pids.iter().any(|p| p.as_raw_nonzero().get() == pid.cast_signed()));
+            if still { sys::process::send_signal(pidfd, number) } else { Ok(()) }
+        });
+        match sent {
+            Err(error) if error.errno() != Errno::SRCH => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
