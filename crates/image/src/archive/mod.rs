@@ -8,9 +8,11 @@ mod docker;
 mod import;
 mod layout;
 mod members;
+mod save;
 mod spool;
 
 pub use import::ImportOptions;
+pub use save::{Chosen, save};
 
 use std::io::Read;
 
