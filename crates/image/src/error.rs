@@ -170,6 +170,14 @@ pub enum Error {
         /// The registry's words.
         reason: String,
     },
+    /// The registry does not accept a login.
+    #[error("registry {registry}: login refused: {reason}")]
+    Login {
+        /// Host and port.
+        registry: String,
+        /// The registry's words.
+        reason: String,
+    },
     /// A credential helper does not do its work.
     #[error("{program}: {reason}")]
     Helper {

@@ -50,3 +50,7 @@ impl Inbound<'_> {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "save_tests.rs"]
+mod save_tests;

@@ -136,6 +136,11 @@ impl Http {
         self.options.attempts.max(1)
     }
 
+    /// Bytes of an upload's chunk, at least one.
+    pub(super) fn chunk(&self) -> u64 {
+        self.options.chunk.max(1)
+    }
+
     /// The conversation broke in a way that is worth another attempt.
     pub(super) fn broken(&self, reason: &str) -> Error {
         Error::Transport { registry: self.domain.clone(), reason: printable(reason) }

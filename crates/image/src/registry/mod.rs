@@ -44,6 +44,8 @@ pub struct Options {
     pub attempts: u32,
     /// Wait before the second attempt; doubled for each further one.
     pub backoff: Duration,
+    /// Bytes of a chunk where a registry does not take uploads in one piece; more when it asks for more.
+    pub chunk: u64,
 }
 
 /// Bounds on waiting.
@@ -71,6 +73,7 @@ impl Default for Options {
             },
             attempts: 5,
             backoff: Duration::from_millis(500),
+            chunk: 16 << 20,
         }
     }
 }
@@ -98,10 +101,13 @@ impl Client {
     /// Asks `registry` (host and port) whether it accepts the login that `options` have for it.
     ///
     /// # Errors
-    /// [`Error::Denied`] when it does not; [`Error::Transport`], [`Error::Unreachable`], [`Error::Status`].
+    /// [`Error::Login`] when it does not; [`Error::Transport`], [`Error::Unreachable`], [`Error::Status`].
     pub fn check_login(registry: &str, options: Options) -> Result<()> {
         let http = http::Http::of_domain(registry.to_owned(), options, http::Access::Login);
-        http.get("", "/v2/", &[], &Cancel::default()).map(drop)
+        http.get("", "/v2/", &[], &Cancel::default()).map(drop).map_err(|error| match error {
+            Error::Denied { registry, reason, .. } => Error::Login { registry, reason },
+            other => other,
+        })
     }
 
     /// The manifest or index that `reference`'s digest or tag names, with its descriptor, verified as far as that can

@@ -22,8 +22,6 @@ use crate::{ContentStore, Error, ImageRecord, Phase, Progress, Result};
 
 /// Blobs sent at a time.
 const PARALLEL: usize = 4;
-/// Bytes of a chunk, unless the registry wants more.
-const CHUNK: u64 = 16 << 20;
 /// Largest chunk a registry may ask for.
 const CHUNK_MAX: u64 = 1 << 30;
 /// Failures of an upload in one piece before it is tried in chunks.
@@ -257,7 +255,7 @@ impl Upload<'_> {
     }
 
     fn in_chunks(&self, session: Session) -> Result<()> {
-        let chunk = CHUNK.max(session.chunk_min.min(CHUNK_MAX));
+        let chunk = self.client.http.chunk().max(session.chunk_min.min(CHUNK_MAX));
         let (mut at, mut offset, mut failures) = (session.at, 0, 0);
         while offset < self.blob.size {
             let length = chunk.min(self.blob.size - offset);
@@ -328,3 +326,7 @@ impl Read for Part<'_> {
         Ok(n)
     }
 }
+
+#[cfg(test)]
+#[path = "push_tests.rs"]
+mod tests;
