@@ -63,7 +63,7 @@ mod tests {
     #[test]
     fn flags_fit() {
         assert!(parse(&testing::args("push", &["-q", "-a", "localhost:5000/x"])).is_ok());
-        let bad: Result<Reference, Failure> = "UPPER/case".parse().map_err(name_hint);
+        let bad: Result<Reference, Failure> = "team/UPPER".parse().map_err(name_hint);
         assert!(bad.expect_err("refused").render(false).contains("Hint: names look like"));
     }
 }
