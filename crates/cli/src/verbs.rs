@@ -2,7 +2,10 @@
 
 use engine::{Engine, Paths};
 
-use crate::commands::{attach, exec, images, inspect, lifecycle, logs, ps, pull, run, start, system, transfer};
+use crate::commands::{
+    attach, df, exec, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save, start,
+    system, transfer,
+};
 use crate::failure::{Class, Outcome};
 use crate::flags::{Flag, Verb, Words, container, later};
 
@@ -50,6 +53,7 @@ pub(crate) const GROUPS: &[Group] = &[
             ("logs", "logs"),
             ("ls", "ps"),
             ("pause", "pause"),
+            ("prune", "container prune"),
             ("ps", "ps"),
             ("remove", "rm"),
             ("restart", "restart"),
@@ -65,18 +69,26 @@ pub(crate) const GROUPS: &[Group] = &[
         name: "image",
         about: "Manage images",
         words: &[
+            ("history", "history"),
             ("import", "import"),
             ("inspect", "image inspect"),
             ("list", "images"),
             ("load", "load"),
             ("ls", "images"),
+            ("prune", "image prune"),
             ("pull", "pull"),
+            ("push", "push"),
             ("remove", "rmi"),
             ("rm", "rmi"),
+            ("save", "save"),
             ("tag", "tag"),
         ],
     },
-    Group { name: "system", about: "Look at the engine", words: &[("info", "info")] },
+    Group {
+        name: "system",
+        about: "Look at the engine",
+        words: &[("df", "system df"), ("info", "info"), ("prune", "system prune")],
+    },
 ];
 
 const FORMAT: Flag = Flag::one("format", "TEMPLATE", "json, table, or a Go template").short('f');
@@ -89,6 +101,9 @@ const STOP: &[Flag] = &[
     Flag::one("signal", "SIGNAL", "Signal to send first").short('s'),
     Flag::one("timeout", "SECONDS", "Time until SIGKILL, -1 for ever").short('t').alias(&["time"]),
 ];
+const FORCE: Flag = Flag::switch("force", "Do not ask").short('f');
+const PRUNE_FILTER: Flag = Flag::many("filter", "KEY=VALUE", "Only those that match: until=, label=, label!=");
+const INSECURE: Flag = Flag::switch("insecure", "Allow plain HTTP to the registry");
 const CONTAINERS: Words = Words::new("CONTAINER [CONTAINER...]", 1, None);
 const INSPECT_OBJECT: &[Flag] = &[FORMAT, Flag::switch("size", "Measure the container's disk space").short('s')];
 
@@ -267,13 +282,48 @@ pub(crate) const VERBS: &[Verb] = &[
         "Fetch an image from a registry",
         Words::new("NAME[:TAG|@DIGEST]", 1, Some(1)),
         &[&[
-            Flag::switch("insecure", "Allow plain HTTP to the registry"),
+            INSECURE,
             PLATFORM,
             Flag::switch("quiet", "Only the image's name").short('q'),
             Flag::later("all-tags", false, later::REGISTRY).short('a'),
             Flag::later("disable-content-trust", false, later::REGISTRY),
         ]],
         pull::parse,
+    ),
+    plain(
+        "push",
+        "Send an image to a registry",
+        Words::new("NAME[:TAG]", 1, Some(1)),
+        &[&[
+            Flag::switch("all-tags", "All tags of the repository").short('a'),
+            INSECURE,
+            Flag::one("platform", "OS/ARCH", "Push the image of this platform alone, without its index"),
+            Flag::switch("quiet", "Only the image's name").short('q'),
+            Flag::later("disable-content-trust", false, later::REGISTRY),
+        ]],
+        push::parse,
+    ),
+    plain(
+        "login",
+        "Log in to a registry",
+        Words::new("[REGISTRY]", 0, Some(1)),
+        &[&[
+            Flag::one("password", "PASSWORD", "Password; others can see it here").short('p'),
+            Flag::switch("password-stdin", "Read the password from standard input"),
+            Flag::one("username", "NAME", "User name").short('u'),
+        ]],
+        login::parse_login,
+    ),
+    plain("logout", "Forget a login", Words::new("[REGISTRY]", 0, Some(1)), &[], login::parse_logout),
+    plain(
+        "save",
+        "Write images to an archive",
+        Words::new("IMAGE [IMAGE...]", 1, None),
+        &[&[
+            Flag::one("output", "FILE", "Write this file instead of standard output").short('o'),
+            Flag::many("platform", "OS/ARCH", "Save the image of this platform alone, without its index"),
+        ]],
+        save::parse,
     ),
     plain(
         "load",
@@ -309,6 +359,52 @@ pub(crate) const VERBS: &[Verb] = &[
         ]],
         images::parse_remove,
     ),
+    plain(
+        "history",
+        "Show how an image was made",
+        Words::new("IMAGE", 1, Some(1)),
+        &[&[
+            FORMAT_LONG,
+            Flag::switch("human", "Sizes and dates for people (on unless =false)").short('H'),
+            NO_TRUNC,
+            PLATFORM,
+            Flag::switch("quiet", "Only ids").short('q'),
+        ]],
+        history::parse,
+    ),
+    hidden(plain(
+        "image prune",
+        "Remove unused images",
+        Words::new("", 0, Some(0)),
+        &[&[Flag::switch("all", "Tagged ones too").short('a'), PRUNE_FILTER, FORCE]],
+        prune::parse_image,
+    )),
+    hidden(plain(
+        "container prune",
+        "Remove all stopped containers",
+        Words::new("", 0, Some(0)),
+        &[&[PRUNE_FILTER, FORCE]],
+        prune::parse_container,
+    )),
+    hidden(plain(
+        "system prune",
+        "Remove stopped containers and unused images",
+        Words::new("", 0, Some(0)),
+        &[&[
+            Flag::switch("all", "Tagged images too").short('a'),
+            PRUNE_FILTER,
+            FORCE,
+            Flag::later("volumes", false, later::VOLUMES),
+        ]],
+        prune::parse_system,
+    )),
+    hidden(plain(
+        "system df",
+        "Show what takes up the disk",
+        Words::new("", 0, Some(0)),
+        &[&[FORMAT_LONG, Flag::switch("verbose", "Each image and container").short('v')]],
+        df::parse,
+    )),
     plain("info", "Show the engine and its host", Words::new("", 0, Some(0)), &[&[FORMAT]], system::parse_info),
     plain("version", "Show versions", Words::new("", 0, Some(0)), &[&[FORMAT]], system::parse_version),
     hidden(plain(

@@ -151,6 +151,12 @@ impl From<image::Error> for Error {
             }
             Below::Denied { .. } => Self::new(ErrorKind::Registry, sentence)
                 .hint("the repository may not exist, or may need credentials in ~/.docker/config.json"),
+            Below::Write { source, .. } => with_hint(Self::from(source).kind(), sentence),
+            Below::Login { .. } => {
+                Self::new(ErrorKind::Registry, sentence).hint("check the user name and the password or access token")
+            }
+            Below::Helper { .. } => Self::new(ErrorKind::Registry, sentence)
+                .hint("credential helpers are named in ~/.docker/config.json (credsStore, credHelpers)"),
             Below::Unpack { source, diff_id } => unpack(&diff_id, source),
             Below::NoPlatform { .. } => {
                 Self::new(ErrorKind::NoSuchImage, sentence).hint("choose one of them with --platform")

@@ -27,7 +27,10 @@ pub use containers::{
 };
 pub use error::{Error, ErrorKind, Result};
 pub use image::{LayerRecord, Phase, Progress, Quiet};
-pub use images::{ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, PullOptions, Removed};
+pub use images::{
+    DiskUsage, HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImportOptions, LayerShare, Loaded, LoginKept,
+    PruneFilter, Pruned, PullOptions, PushOptions, Pushed, Removed,
+};
 pub use info::Info;
 pub use paths::Paths;
 

@@ -22,7 +22,7 @@ pub(crate) const MANIFEST_MAX: u64 = 4 << 20;
 /// Largest image configuration, in bytes.
 pub(crate) const CONFIG_MAX: u64 = 8 << 20;
 /// Most indexes between a target and a manifest.
-const INDEX_DEPTH: usize = 4;
+pub(crate) const INDEX_DEPTH: usize = 4;
 /// Most layers of one image; the kernel stacks no more than 500.
 const LAYERS_MAX: usize = 500;
 
@@ -35,7 +35,7 @@ impl Cancel {
         self.0.load(Ordering::Relaxed)
     }
 
-    fn set(&self) {
+    pub(crate) fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }

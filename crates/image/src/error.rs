@@ -29,6 +29,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Writing to a stream of the caller failed.
+    #[error("cannot write {what}: {source}")]
+    Write {
+        /// Which stream.
+        what: String,
+        /// Why.
+        source: io::Error,
+    },
     /// A stream or document is larger than its bound.
     #[error("{what} is larger than {limit} bytes")]
     TooLarge {
@@ -160,6 +168,22 @@ pub enum Error {
         /// Path of the repository.
         repository: String,
         /// The registry's words.
+        reason: String,
+    },
+    /// The registry does not accept a login.
+    #[error("registry {registry}: login refused: {reason}")]
+    Login {
+        /// Host and port.
+        registry: String,
+        /// The registry's words.
+        reason: String,
+    },
+    /// A credential helper does not do its work.
+    #[error("{program}: {reason}")]
+    Helper {
+        /// The program.
+        program: String,
+        /// What it says, or what is wrong with it.
         reason: String,
     },
     /// The registry does not have it.

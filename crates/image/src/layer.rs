@@ -63,6 +63,18 @@ pub enum Phase {
     Exists,
     /// It is complete.
     Done,
+    /// It is being written into an archive.
+    Saving,
+    /// It is in the archive.
+    Saved,
+    /// It will be sent to a registry.
+    Preparing,
+    /// It is being sent.
+    Pushing,
+    /// It was sent.
+    Pushed,
+    /// The registry has it already.
+    There,
 }
 
 /// Hears how far work is. Called from several threads, and often: implementations return at once.
@@ -72,6 +84,11 @@ pub trait Progress: Sync {
 
     /// The layer with blob `layer` is in `phase`, `current` of `total` compressed bytes through.
     fn layer(&self, layer: &Digest, phase: Phase, current: u64, total: u64);
+
+    /// The registry took the layer with blob `layer` over from its own repository `from`.
+    fn mounted(&self, layer: &Digest, _from: &str) {
+        self.layer(layer, Phase::Pushed, 0, 0);
+    }
 }
 
 /// Progress nobody listens to.

@@ -1,17 +1,18 @@
-//! Images: where they are kept, and how they come in.
+//! Images: where they are kept, how they come in, and how they go out.
 //!
 //! - [`content`]: blobs by digest, in an OCI image layout other tools can read.
 //! - [`store`]: what is named what: one small record per reference, with everything `run` needs.
 //! - [`codec`]: gzip and zstd, bounded.
 //! - [`layer`]: the seam to whoever unpacks layers, and progress.
-//! - [`archive`]: images from archives, layouts and root file systems.
-//! - [`registry`]: images from registries.
+//! - [`archive`]: images from archives, layouts and root file systems, and archives from images.
+//! - [`registry`]: images from registries, and to them.
 //!
 //! An image becomes visible when its record is written, after every blob and layer it needs is durable; whatever a
 //! crash leaves behind before that is unreferenced and collected.
 
 pub mod archive;
 mod assemble;
+mod closure;
 pub mod codec;
 pub mod content;
 mod error;

@@ -1,14 +1,20 @@
 //! What the verbs do: each reads its flags, then asks the engine and shows the answer.
 
 pub(crate) mod attach;
+pub(crate) mod df;
 pub(crate) mod exec;
+pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;
+pub(crate) mod login;
 pub(crate) mod logs;
+pub(crate) mod prune;
 pub(crate) mod ps;
 pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod run;
+pub(crate) mod save;
 pub(crate) mod start;
 pub(crate) mod system;
 pub(crate) mod transfer;

@@ -18,9 +18,7 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
     let options = PullOptions { platform: args.owned("platform"), insecure: args.on("insecure") };
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
-        let reference: Reference = said.parse().map_err(|error: oci::reference::InvalidReference| {
-            Failure::usage_hint(error.to_string(), "names look like busybox, busybox:1.36 or registry.example/team/app")
-        })?;
+        let reference: Reference = said.parse().map_err(name_hint)?;
         let default_tag =
             reference.digest().is_none() && !said.ends_with(&format!(":{}", reference.tag().unwrap_or("")));
         if !quiet {
@@ -46,4 +44,10 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
         output::line(&whole)?;
         Ok(0)
     }))
+}
+
+/// The failure for a name that is none.
+#[expect(clippy::needless_pass_by_value, reason = "it stands where map_err wants it")]
+pub(super) fn name_hint(error: oci::reference::InvalidReference) -> Failure {
+    Failure::usage_hint(error.to_string(), "names look like busybox, busybox:1.36 or registry.example/team/app")
 }

@@ -1,6 +1,7 @@
 //! `--filter KEY=VALUE`.
 
-use engine::{ContainerFilter, ImageFilter};
+use engine::{ContainerFilter, ImageFilter, PruneFilter};
+use jiff::Timestamp;
 
 /// Adds one filter of `ps`.
 ///
@@ -52,6 +53,29 @@ pub(crate) fn image(text: &str, filter: &mut ImageFilter) -> Result<(), String> 
     Ok(())
 }
 
+/// Adds one filter of a prune. Spans count back from `now`.
+///
+/// # Errors
+/// An unknown key or a bad value.
+pub(crate) fn prune(text: &str, now: Timestamp, filter: &mut PruneFilter) -> Result<(), String> {
+    let (key, value) = super::pair(text)?;
+    match key.as_str() {
+        "until" => {
+            let until = super::moment::parse(&value, now)?;
+            filter.until = Some(filter.until.map_or(until, |known| known.min(until)));
+        }
+        "label" => filter.label.push(value),
+        "label!" => filter.label_not.push(value),
+        "dangling" => match value.as_str() {
+            "1" | "true" => {}
+            "0" | "false" => filter.all = true,
+            other => return Err(format!("{other:?} is neither true nor false")),
+        },
+        other => return Err(format!("there is no filter {other:?}")),
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,6 +98,14 @@ mod tests {
             image(text, &mut filter).expect(text);
         }
         assert_eq!(filter.dangling, Some(true));
+        let now = Timestamp::new(1_700_000_000, 0).expect("valid");
+        let mut pruned = PruneFilter::default();
+        for text in ["until=24h", "until=1h", "label=a", "label!=b=c"] {
+            prune(text, now, &mut pruned).expect(text);
+        }
+        assert_eq!(pruned.until.map(Timestamp::as_second), Some(1_700_000_000 - 86_400));
+        assert_eq!((pruned.label, pruned.label_not), (vec!["a".to_owned()], vec!["b=c".to_owned()]));
+        assert!(prune("until=x", now, &mut PruneFilter::default()).is_err());
         for bad in ["dangling=maybe", "until=1h", "bogus=1"] {
             assert!(image(bad, &mut filter).is_err(), "{bad}");
         }

@@ -1,4 +1,4 @@
-//! How far a pull or load is: bars on a terminal, a line per change otherwise.
+//! How far a pull, push, load or save is: bars on a terminal, a line per change otherwise.
 
 use std::collections::HashMap;
 use std::io::Write as _;
@@ -74,7 +74,17 @@ fn words(phase: Phase) -> &'static str {
         Phase::Extracting => "Extracting",
         Phase::Exists => "Already exists",
         Phase::Done => "Pull complete",
+        Phase::Saving => "Saving",
+        Phase::Saved => "Saved",
+        Phase::Preparing => "Preparing",
+        Phase::Pushing => "Pushing",
+        Phase::Pushed => "Pushed",
+        Phase::There => "Layer already exists",
     }
+}
+
+fn is_end(phase: Phase) -> bool {
+    matches!(phase, Phase::Done | Phase::Exists | Phase::Saved | Phase::Pushed | Phase::There)
 }
 
 fn bar(bars: &MultiProgress, name: &str, phase: Phase, total: u64) -> ProgressBar {
@@ -104,12 +114,25 @@ impl Progress for Shown {
         self.open(&mut state);
         if state.bars.is_some() {
             for layer in layers {
-                let _ = state.known(&layer.descriptor.digest, Phase::Downloading, 0);
+                let (known, _) = state.known(&layer.descriptor.digest, Phase::Downloading, 0);
+                if let Some(bar) = &known.bar {
+                    bar.set_message("Waiting");
+                }
             }
         }
     }
 
     fn layer(&self, layer: &Digest, phase: Phase, current: u64, total: u64) {
+        self.show(layer, phase, current, total, words(phase));
+    }
+
+    fn mounted(&self, layer: &Digest, from: &str) {
+        self.show(layer, Phase::Pushed, 0, 0, &format!("Mounted from {from}"));
+    }
+}
+
+impl Shown {
+    fn show(&self, layer: &Digest, phase: Phase, current: u64, total: u64, words: &str) {
         let Ok(mut state) = self.state.lock() else { return };
         self.open(&mut state);
         let name = layer.short();
@@ -120,8 +143,8 @@ impl Progress for Shown {
             Some(bar) => {
                 bar.set_length(total.max(current));
                 bar.set_position(current);
-                bar.set_message(words(phase));
-                if matches!(phase, Phase::Done | Phase::Exists) && !bar.is_finished() {
+                bar.set_message(words.to_owned());
+                if is_end(phase) && !bar.is_finished() {
                     if let Ok(style) = ProgressStyle::with_template("{prefix}: {msg}") {
                         bar.set_style(style);
                     }
@@ -129,7 +152,9 @@ impl Progress for Shown {
                 }
             }
             None if is_new && phase == Phase::Downloading => self.print(&format!("{name}: Pulling fs layer")),
-            None if is_new || changed => self.print(&format!("{name}: {}", words(phase))),
+            // How fast bytes go is for bars; lines tell what has become of a layer.
+            None if matches!(phase, Phase::Saving | Phase::Pushing) => {}
+            None if is_new || changed => self.print(&format!("{name}: {}", escape::line(words))),
             None => {}
         }
     }

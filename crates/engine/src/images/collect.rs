@@ -27,37 +27,36 @@ impl Engine {
         Ok(users)
     }
 
-    /// Removes blobs and layers that nothing marks, and empties the trash. Does nothing while anything is being made:
-    /// the next collection comes with the next removal.
-    pub(crate) fn collect(&self) -> Result<()> {
-        let Some(_exclusive) = self.try_exclusive()? else { return Ok(()) };
+    /// Removes blobs and layers that nothing marks, and empties the trash; gives the bytes that came free. Does nothing
+    /// while anything is being made: the next collection comes with the next removal.
+    pub(crate) fn collect(&self) -> Result<u64> {
+        let Some(_exclusive) = self.try_exclusive()? else { return Ok(0) };
         let content = self.content_store()?;
-        let Some(held) = content.try_exclusive()? else { return Ok(()) };
+        let Some(held) = content.try_exclusive()? else { return Ok(0) };
         let store = ImageStore::open(&self.paths.images(), Arc::clone(&content))?;
         // A damaged record may name anything, so nothing is removed until it is gone.
         let marked = match store.mark() {
-            Err(image::Error::DamagedRecord { .. }) => return Ok(()),
+            Err(image::Error::DamagedRecord { .. }) => return Ok(0),
             marked => marked?,
         };
-        let Some(chains) = self.chains_of_containers()? else { return Ok(()) };
-        for (blob, _) in content.list()? {
-            if !marked.blobs.contains(&blob) {
-                content.remove(&blob, &held)?;
-            }
-        }
+        let Some(chains) = self.chains_of_containers()? else { return Ok(0) };
+        let mut freed = content.retain(&marked.blobs, &held)?;
         let layers = self.layers()?;
         for layer in layers.list()? {
             if !marked.chains.contains(&layer) && !chains.contains(&layer) {
-                layers.remove(&layer)?;
+                let bytes = layers.usage(&layer).map_or(0, |usage| usage.bytes);
+                if layers.remove(&layer)? {
+                    freed = freed.saturating_add(bytes);
+                }
             }
         }
         layers.sweep()?;
         layers.empty_trash()?;
-        Ok(())
+        Ok(freed)
     }
 
     /// Layers that containers stand on; `None` when one of them cannot say.
-    fn chains_of_containers(&self) -> Result<Option<BTreeSet<Digest>>> {
+    pub(super) fn chains_of_containers(&self) -> Result<Option<BTreeSet<Digest>>> {
         let mut chains = BTreeSet::new();
         for id in ContainerDir::list(&self.paths.containers())? {
             let dir = match self.container_dir(&id) {

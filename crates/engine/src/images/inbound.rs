@@ -36,12 +36,7 @@ impl Engine {
         progress: &dyn Progress,
     ) -> Result<(ImageRecord, bool)> {
         let platform = platform(options.platform.as_deref())?;
-        let credentials = match &self.paths.logins {
-            Some(path) => image::registry::Credentials::from_docker_config(path)?,
-            None => image::registry::Credentials::default(),
-        };
-        let client =
-            image::registry::Options { credentials, insecure: options.insecure, ..image::registry::Options::default() };
+        let client = self.registry_options(reference.domain(), options.insecure)?;
         self.bring_in(progress, |inbound, store| {
             let before = store.get(reference)?.map(|record| record.id().clone());
             let record = inbound.platform(platform).pull(reference, client)?;
@@ -177,7 +172,7 @@ fn loaded(records: &[ImageRecord]) -> Vec<Loaded> {
     records.iter().map(loaded).collect()
 }
 
-fn platform(said: Option<&str>) -> Result<Option<Platform>> {
+pub(super) fn platform(said: Option<&str>) -> Result<Option<Platform>> {
     match said {
         None | Some("") => Ok(None),
         Some(said) => {

@@ -3,6 +3,9 @@
 mod collect;
 mod filter;
 mod inbound;
+mod outbound;
+mod reclaim;
+mod registry;
 mod sink;
 mod types;
 
@@ -13,7 +16,11 @@ use image::{ContentStore, ImageRecord, ImageStore};
 use oci::image::ImageConfig;
 use oci::{Digest, Reference};
 
-pub use types::{ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, PullOptions, Removed};
+pub use reclaim::{DiskUsage, LayerShare, PruneFilter, Pruned};
+pub use types::{
+    HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, LoginKept, PullOptions, PushOptions,
+    Pushed, Removed,
+};
 
 use crate::{Engine, Error, ErrorKind, Result};
 
@@ -112,13 +119,7 @@ impl Engine {
         if !no_prune {
             self.collect()?;
         }
-        Ok(removed
-            .into_iter()
-            .map(|removed| match removed {
-                image::store::Removed::Untagged(name) => Removed::Untagged(name),
-                image::store::Removed::Deleted(id) => Removed::Deleted(id.to_string()),
-            })
-            .collect())
+        Ok(removed.into_iter().map(Removed::from).collect())
     }
 
     /// Everything about an image.

@@ -12,6 +12,51 @@ pub struct PullOptions {
     pub insecure: bool,
 }
 
+/// How to push.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PushOptions {
+    /// `OS/ARCH[/VARIANT]`: push the image for this platform alone, without its index.
+    pub platform: Option<String>,
+    /// Whether plain HTTP is allowed to a registry that is not on this machine.
+    pub insecure: bool,
+}
+
+/// What `push` did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Digest of what the tag stands for on the registry now.
+    pub digest: Digest,
+    /// Bytes of the document with that digest.
+    pub size: u64,
+    /// The index that the local name stands for, when only one platform's manifest was pushed because not everything
+    /// the index names is here.
+    pub left_out: Option<Digest>,
+}
+
+/// Where `login` put what it was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginKept {
+    /// In this file, not encrypted.
+    File(std::path::PathBuf),
+    /// With a credential helper.
+    Helper,
+}
+
+/// One line of `history`: a step in which the image was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryStep {
+    /// The image's id for its last step; `None` for those before, which have no image of their own.
+    pub id: Option<Digest>,
+    /// RFC 3339; empty when the image does not say.
+    pub created: String,
+    /// The command.
+    pub created_by: String,
+    /// Bytes of the unpacked layer the step made; 0 when it made none.
+    pub size: u64,
+    /// Free-form remark.
+    pub comment: String,
+}
+
 /// How to import.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ImportOptions {
@@ -104,4 +149,13 @@ pub enum Removed {
     Untagged(String),
     /// An image or a layer is gone.
     Deleted(String),
+}
+
+impl From<image::store::Removed> for Removed {
+    fn from(removed: image::store::Removed) -> Self {
+        match removed {
+            image::store::Removed::Untagged(name) => Self::Untagged(name),
+            image::store::Removed::Deleted(id) => Self::Deleted(id.to_string()),
+        }
+    }
 }

@@ -8,9 +8,11 @@ mod docker;
 mod import;
 mod layout;
 mod members;
+mod save;
 mod spool;
 
 pub use import::ImportOptions;
+pub use save::{Chosen, save};
 
 use std::io::Read;
 
@@ -48,3 +50,7 @@ impl Inbound<'_> {
 #[cfg(test)]
 #[path = "tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "save_tests.rs"]
+mod save_tests;

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use ureq::http::{HeaderMap, header::WWW_AUTHENTICATE};
 
+use super::http::Access;
+
 /// Longest header that is looked at, in bytes.
 const HEADER_MAX: usize = 8 << 10;
 
@@ -29,22 +31,38 @@ impl Challenge {
         bearer.or_else(|| all.first()).cloned()
     }
 
-    /// Where to fetch the token, for `Bearer`; `scope` is used when the registry names none.
-    pub(super) fn token_url(&self, fallback_scope: &str) -> Option<String> {
-        let Self::Bearer { realm, service, scope } = self else { return None };
+    /// Where to fetch the token for `scopes`, for `Bearer`.
+    pub(super) fn token_url(&self, scopes: &[String]) -> Option<String> {
+        let Self::Bearer { realm, service, .. } = self else { return None };
         let mut url = realm.clone();
         let mut separator = if url.contains('?') { '&' } else { '?' };
-        let scope = if scope.is_empty() { fallback_scope } else { scope };
-        for (key, value) in [("service", service.as_str()), ("scope", scope)] {
-            if !value.is_empty() {
-                url.push(separator);
-                url.push_str(key);
-                url.push('=');
-                url.push_str(&percent_encode(value));
-                separator = '&';
-            }
+        let parameters =
+            std::iter::once(("service", service.as_str())).chain(scopes.iter().map(|s| ("scope", s.as_str())));
+        for (key, value) in parameters.filter(|(_, value)| !value.is_empty()) {
+            url.push(separator);
+            url.push_str(key);
+            url.push('=');
+            url.push_str(&percent_encode(value));
+            separator = '&';
         }
         Some(url)
+    }
+}
+
+/// What to ask the token server for: what the registry says, and what this program will need of `repository` next, so
+/// that one token does for all of a push.
+pub(super) fn scopes(challenge: &Challenge, repository: &str, access: Access) -> Vec<String> {
+    let Challenge::Bearer { scope, .. } = challenge else { return Vec::new() };
+    let said = scope.split_whitespace().map(str::to_owned);
+    match access {
+        Access::Login => said.collect(),
+        Access::Pull if scope.trim().is_empty() => vec![format!("repository:{repository}:pull")],
+        Access::Pull => said.collect(),
+        Access::Push => {
+            let prefix = format!("repository:{repository}:");
+            let own = format!("{prefix}pull,push");
+            std::iter::once(own).chain(said.filter(|scope| !scope.starts_with(&prefix))).collect()
+        }
     }
 }
 
@@ -145,7 +163,7 @@ mod tests {
             [Challenge::Basic, bearer.clone()]
         );
         assert_eq!(
-            bearer.token_url("unused").expect("a url"),
+            bearer.token_url(&scopes(&bearer, "unused", Access::Pull)).expect("a url"),
             "https://auth.example/token?service=reg%2C%20%22x%22&scope=repository:a/b:pull".replace("%2C", ",")
         );
         assert_eq!(
@@ -155,6 +173,25 @@ mod tests {
         for nothing in ["", ",,,", "=", "Negotiate", "Bearer", "Bearer service=x", "\"", "a=\"b"] {
             assert_eq!(parse(nothing), [], "{nothing}");
         }
+    }
+
+    #[test]
+    fn a_push_asks_for_everything_at_once() {
+        let bearer = |scope: &str| Challenge::Bearer {
+            realm: "https://auth.example/token".to_owned(),
+            service: String::new(),
+            scope: scope.to_owned(),
+        };
+        let own = "repository:a/b:pull,push";
+        assert_eq!(scopes(&bearer("repository:a/b:pull"), "a/b", Access::Push), [own]);
+        let both = bearer("repository:a/b:pull,push repository:c:pull");
+        assert_eq!(scopes(&both, "a/b", Access::Push), [own, "repository:c:pull"]);
+        assert_eq!(
+            both.token_url(&scopes(&both, "a/b", Access::Push)).expect("a url"),
+            "https://auth.example/token?scope=repository:a/b:pull,push&scope=repository:c:pull"
+        );
+        assert_eq!(scopes(&bearer(""), "a/b", Access::Pull), ["repository:a/b:pull"]);
+        assert_eq!(scopes(&bearer(""), "", Access::Login), [""; 0]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::path::Path;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,13 +12,18 @@ use oci::reference::DEFAULT_DOMAIN;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
+use serde_json::{Map, Value};
+use sys::Context;
 
-use crate::content::read_bounded;
+use super::helper::Helper;
+use crate::content::{random_name, read_bounded};
 use crate::{Error, Result};
 
 /// Largest `config.json` read, in bytes.
 const CONFIG_MAX: u64 = 1 << 20;
 const WHAT: &str = "docker's config.json";
+/// Under which Docker's own registry is filed.
+const DOCKER_KEY: &str = "https://index.docker.io/v1/";
 
 /// A user name and a password. Never shown, not even by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
@@ -70,10 +76,7 @@ impl Credentials {
             #[serde(default)]
             password: Option<String>,
         }
-        // The reason is not repeated: it could quote a password.
-        let config: Config = serde_json::from_slice(bytes).map_err(|e| {
-            Error::malformed(WHAT, format!("line {} column {} is not as it should be", e.line(), e.column()))
-        })?;
+        let config: Config = serde_json::from_slice(bytes).map_err(|e| unlike(&e))?;
         let mut credentials = Self::default();
         for (registry, auth) in config.auths.unwrap_or_default() {
             if let Some(encoded) = auth.auth.filter(|encoded| !encoded.is_empty()) {
@@ -112,6 +115,155 @@ fn normalise(registry: &str) -> String {
     }
 }
 
+/// Docker's `config.json`, where logins are kept, and the helpers it names.
+#[derive(Clone, Debug)]
+pub struct ConfigFile {
+    path: PathBuf,
+}
+
+/// Where a login was put.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// In the file, for everybody to read who can read that.
+    File(PathBuf),
+    /// With a credential helper.
+    Helper,
+}
+
+impl ConfigFile {
+    /// The file at `path`, which need not be there.
+    #[must_use]
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned() }
+    }
+
+    /// The logins to use with `registry` (host and port): its helper's, or else the file's.
+    ///
+    /// # Errors
+    /// The file cannot be read or is not such a file; the helper fails.
+    pub fn credentials(&self, registry: &str) -> Result<Credentials> {
+        let mut credentials = Credentials::from_docker_config(&self.path)?;
+        if let Some(helper) = helper(&self.read()?, registry)?
+            && let Some(login) = helper.get(&key(registry))?
+        {
+            credentials.insert(registry, &login.username, &login.password);
+        }
+        Ok(credentials)
+    }
+
+    /// Keeps `login` for `registry`: with its helper, or else in the file, whose other content stays.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::credentials`], and those of writing.
+    pub fn store(&self, registry: &str, login: &Login) -> Result<Kept> {
+        let mut config = self.read()?;
+        let helper = helper(&config, registry)?;
+        let entry = match &helper {
+            Some(helper) => {
+                helper.store(&key(registry), login)?;
+                Value::Object(Map::new())
+            }
+            None => serde_json::json!({"auth": STANDARD.encode(format!("{}:{}", login.username, login.password))}),
+        };
+        let mut auths = take_auths(&mut config);
+        auths.insert(key(registry), entry);
+        config.insert("auths".to_owned(), Value::Object(auths));
+        self.write(&config)?;
+        Ok(if helper.is_some() { Kept::Helper } else { Kept::File(self.path.clone()) })
+    }
+
+    /// Forgets the login for `registry`; false when there was none.
+    ///
+    /// # Errors
+    /// As [`ConfigFile::store`].
+    pub fn erase(&self, registry: &str) -> Result<bool> {
+        let mut config = self.read()?;
+        let mut auths = take_auths(&mut config);
+        let before = auths.len();
+        auths.retain(|known, _| normalise(known) != normalise(registry));
+        let was_there = auths.len() < before;
+        config.insert("auths".to_owned(), Value::Object(auths));
+        if let Some(helper) = helper(&config, registry)? {
+            helper.erase(&key(registry))?;
+        }
+        if was_there {
+            self.write(&config)?;
+        }
+        Ok(was_there)
+    }
+
+    fn read(&self) -> Result<Map<String, Value>> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let fd = match rustix::fs::openat(CWD, &self.path, flags, Mode::empty()) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Map::new()),
+            Err(errno) => return Err(sys::Error::new("openat", self.path.display(), errno).into()),
+        };
+        let bytes = read_bounded(&mut File::from(fd), CONFIG_MAX, WHAT)?;
+        if bytes.trim_ascii().is_empty() {
+            return Ok(Map::new());
+        }
+        serde_json::from_slice(&bytes).map_err(|e| unlike(&e))
+    }
+
+    /// Replaces the file, or what it is a link to, by one that only its owner reads.
+    fn write(&self, config: &Map<String, Value>) -> Result<()> {
+        let path = std::fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let mut builder = std::fs::DirBuilder::new();
+        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700)
+            .create(dir)
+            .at("mkdir", dir.display())?;
+        let mut bytes = Vec::new();
+        let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+        serde::Serialize::serialize(config, &mut serde_json::Serializer::with_formatter(&mut bytes, tabs))
+            .map_err(|e| unlike(&e))?;
+        let temp = dir.join(format!("config.json.{}", random_name()?));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(CWD, &temp, flags, Mode::RUSR | Mode::WUSR).at("openat", temp.display())?;
+        let mut file = File::from(fd);
+        let written = file.write_all(&bytes).at("write", temp.display()).and_then(|()| {
+            rustix::fs::fsync(&file).at("fsync", temp.display())?;
+            rustix::fs::rename(&temp, &path).at("rename", path.display())
+        });
+        if let Err(error) = written {
+            // The failure above is the one to tell.
+            let _ = rustix::fs::unlink(&temp);
+            return Err(error.into());
+        }
+        let dir_fd = rustix::fs::openat(CWD, dir, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty());
+        Ok(rustix::fs::fsync(dir_fd.at("openat", dir.display())?).at("fsync", dir.display())?)
+    }
+}
+
+/// The reason is not repeated: it could quote a password.
+fn unlike(error: &serde_json::Error) -> Error {
+    Error::malformed(WHAT, format!("line {} column {} is not as it should be", error.line(), error.column()))
+}
+
+/// What `registry` is filed under.
+fn key(registry: &str) -> String {
+    let registry = normalise(registry);
+    if registry == DEFAULT_DOMAIN { DOCKER_KEY.to_owned() } else { registry }
+}
+
+/// Takes the logins out, to be changed and put back.
+fn take_auths(config: &mut Map<String, Value>) -> Map<String, Value> {
+    match config.remove("auths") {
+        Some(Value::Object(auths)) => auths,
+        _ => Map::new(),
+    }
+}
+
+/// The helper for `registry`: its own, or the one for all.
+fn helper(config: &Map<String, Value>, registry: &str) -> Result<Option<Helper>> {
+    let own = config.get("credHelpers").and_then(Value::as_object).into_iter().flatten();
+    let own =
+        own.filter(|(known, _)| normalise(known) == normalise(registry)).filter_map(|(_, name)| name.as_str()).next();
+    let name = own.or_else(|| config.get("credsStore").and_then(Value::as_str)).filter(|name| !name.is_empty());
+    name.map(Helper::new).transpose()
+}
+
 impl Login {
     /// The value of an `Authorization` header.
     pub(super) fn basic(&self) -> String {
@@ -122,6 +274,7 @@ impl Login {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::TempDir;
 
     #[test]
     fn logins_belong_to_one_registry() {
@@ -136,6 +289,31 @@ mod tests {
             assert!(credentials.get(other).is_none(), "{other}");
         }
         assert!(!format!("{credentials:?}").contains('q'), "a password must not be printed");
+    }
+
+    #[test]
+    fn logins_come_and_go_and_the_rest_stays() {
+        let dir = TempDir::new("logins");
+        let path = dir.path().join("docker/config.json");
+        let file = ConfigFile::new(&path);
+        let login = Login { username: "ann".to_owned(), password: "s:t".to_owned() };
+        assert_eq!(file.store("docker.io", &login).expect("stored"), Kept::File(path.clone()));
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("there")).expect("JSON");
+        assert_eq!(config["auths"][DOCKER_KEY]["auth"], STANDARD.encode("ann:s:t"));
+        config["psFormat"] = "kept".into();
+        std::fs::write(&path, config.to_string()).expect("written");
+        file.store("reg.example:5000", &login).expect("stored");
+        let credentials = file.credentials("reg.example:5000").expect("read");
+        assert_eq!(credentials.get("reg.example:5000"), Some(&login));
+        assert_eq!(credentials.get("docker.io"), Some(&login));
+        assert!(file.erase("docker.io").expect("erased"));
+        assert!(!file.erase("docker.io").expect("erased"));
+        let config: Value = serde_json::from_slice(&std::fs::read(&path).expect("there")).expect("JSON");
+        assert_eq!(config["psFormat"], "kept");
+        assert!(config["auths"].as_object().expect("an object").len() == 1);
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).expect("there"));
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(std::fs::read_dir(dir.path().join("docker")).expect("a directory").count(), 1);
     }
 
     #[test]

@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 use oci::Reference;
 use oci::reference::{DEFAULT_DOMAIN, host_of, is_loopback_host};
 use serde::Deserialize;
-use ureq::http::header::{AUTHORIZATION, HeaderName, LOCATION, RETRY_AFTER};
-use ureq::http::{Response, StatusCode, Uri};
+use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, LOCATION, RETRY_AFTER};
+use ureq::http::{self, Method, Response, StatusCode, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::DefaultConnector;
-use ureq::{Agent, Body, Proxy};
+use ureq::{Agent, Body, Proxy, SendBody};
 
 use super::Options;
-use super::auth::{Challenge, bearer};
+use super::auth::{Challenge, bearer, scopes};
 use super::dns::HostResolver;
 use crate::assemble::Cancel;
 use crate::content::read_bounded;
@@ -53,6 +53,46 @@ struct Answer {
     at_home: bool,
 }
 
+/// What is asked of a repository, as scopes have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Nothing of any repository: whether a login is right.
+    Login,
+    Pull,
+    Push,
+}
+
+/// Where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// A path (and query) of the registry itself.
+    Path(String),
+    /// Somewhere the registry sent us to. No login goes there.
+    Elsewhere(Uri),
+}
+
+/// Opens a request's body from its beginning, and says how long it is.
+pub(super) type Content<'a> = dyn Fn() -> Result<(Box<dyn std::io::Read + 'a>, u64)> + 'a;
+
+/// What is sent.
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    pub(super) headers: &'a [(HeaderName, &'a str)],
+    /// The body; none has length 0 for methods that have one.
+    pub(super) content: Option<&'a Content<'a>>,
+}
+
+impl<'a> Request<'a> {
+    /// Without a body.
+    pub(super) fn new(method: Method, headers: &'a [(HeaderName, &'a str)]) -> Self {
+        Self { method, headers, content: None }
+    }
+
+    fn is_read(&self) -> bool {
+        matches!(self.method, Method::GET | Method::HEAD)
+    }
+}
+
 /// Sends requests to one registry.
 #[derive(Debug)]
 pub(super) struct Http {
@@ -61,6 +101,7 @@ pub(super) struct Http {
     /// The domain of the reference, under which credentials are filed.
     domain: String,
     options: Options,
+    access: Access,
     on_loopback: bool,
     plain_allowed: bool,
     scheme: OnceLock<Scheme>,
@@ -69,15 +110,20 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(reference: &Reference, options: Options) -> Self {
-        let domain = reference.domain().to_owned();
+    pub(super) fn new(reference: &Reference, options: Options, access: Access) -> Self {
+        Self::of_domain(reference.domain().to_owned(), options, access)
+    }
+
+    /// For a registry by its host and port.
+    pub(super) fn of_domain(domain: String, options: Options, access: Access) -> Self {
         let authority = if domain == DEFAULT_DOMAIN { DOCKER_REGISTRY.to_owned() } else { domain.clone() };
-        let on_loopback = reference.is_loopback();
+        let on_loopback = is_loopback_host(host_of(&domain));
         let plain_allowed = options.insecure || on_loopback;
         Self {
             authority,
             domain,
             options,
+            access,
             on_loopback,
             plain_allowed,
             scheme: OnceLock::new(),
@@ -88,6 +134,11 @@ impl Http {
 
     pub(super) fn attempts(&self) -> u32 {
         self.options.attempts.max(1)
+    }
+
+    /// Bytes of an upload's chunk, at least one.
+    pub(super) fn chunk(&self) -> u64 {
+        self.options.chunk.max(1)
     }
 
     /// The conversation broke in a way that is worth another attempt.
@@ -116,22 +167,25 @@ impl Http {
         headers: &[(HeaderName, &str)],
         cancel: &Cancel,
     ) -> Result<Response<Body>> {
+        self.request(repository, &Target::Path(path.to_owned()), &Request::new(Method::GET, headers), cancel)
+    }
+
+    /// Sends `request`, again and again where that may help.
+    pub(super) fn request(
+        &self,
+        repository: &str,
+        target: &Target,
+        request: &Request<'_>,
+        cancel: &Cancel,
+    ) -> Result<Response<Body>> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.authorised(repository, path, headers) {
+            let error = match self.once(repository, target, request) {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
-            let wait = match &error {
-                Error::Transport { .. } => None,
-                Error::Status { status: 429 | 500 | 502..=504, retry_after, .. }
-                    if retry_after.is_none_or(|wait| wait <= RETRY_AFTER_MAX) =>
-                {
-                    *retry_after
-                }
-                _ => return Err(error),
-            };
+            let Some(wait) = wait_before_retry(&error) else { return Err(error) };
             if attempt >= self.attempts() {
                 return Err(error);
             }
@@ -139,9 +193,17 @@ impl Http {
         }
     }
 
-    fn authorised(&self, repository: &str, path: &str, headers: &[(HeaderName, &str)]) -> Result<Response<Body>> {
+    /// Sends `request` once, or twice when the first answer asks for authorisation.
+    pub(super) fn once(&self, repository: &str, target: &Target, request: &Request<'_>) -> Result<Response<Body>> {
+        let path = match target {
+            Target::Path(path) => path,
+            Target::Elsewhere(uri) => {
+                let Answer { response, .. } = self.send(uri, request, None)?;
+                return self.good(response, repository, uri.path());
+            }
+        };
         let used = self.authorization().clone();
-        let Answer { response, at_home } = self.to_registry(path, headers, used.as_deref())?;
+        let Answer { response, at_home } = self.to_registry(path, request, used.as_deref())?;
         // A challenge from where a redirect led is not the registry's, and must not be answered with its login.
         if response.status() != StatusCode::UNAUTHORIZED || !at_home {
             return self.good(response, repository, path);
@@ -150,9 +212,28 @@ impl Http {
             return self.good(response, repository, path);
         };
         let fresh = self.answer(&challenge, repository)?;
-        let Answer { response, .. } = self.to_registry(path, headers, Some(&fresh))?;
+        let Answer { response, .. } = self.to_registry(path, request, Some(&fresh))?;
         *self.authorization() = Some(fresh);
         self.good(response, repository, path)
+    }
+
+    /// Where `response`, the answer to a request to `asked`, says to go on.
+    pub(super) fn location(&self, response: &Response<Body>, asked: &Target) -> Result<Target> {
+        let base = match asked {
+            Target::Path(path) => self.uri(self.scheme.get().copied().unwrap_or(Scheme::Https), path)?,
+            Target::Elsewhere(uri) => uri.clone(),
+        };
+        let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        let next = said.and_then(|said| resolve(&base, said));
+        let next = next.ok_or_else(|| self.broken("it does not say where to send to"))?;
+        // Behind a proxy that ends TLS, registries name themselves without it.
+        if next.authority().is_some_and(|authority| authority.as_str().eq_ignore_ascii_case(&self.authority)) {
+            return Ok(Target::Path(next.path_and_query().map_or("/", |path| path.as_str()).to_owned()));
+        }
+        if next.scheme_str() != Some("https") && !self.plain_allowed {
+            return Err(self.refused(&format!("it wants content sent to {} without TLS", place(&next))));
+        }
+        Ok(Target::Elsewhere(next))
     }
 
     fn authorization(&self) -> std::sync::MutexGuard<'_, Option<String>> {
@@ -166,7 +247,7 @@ impl Http {
             reason: printable(reason),
         };
         let login = self.options.credentials.get(&self.domain);
-        let Some(url) = challenge.token_url(&format!("repository:{repository}:pull")) else {
+        let Some(url) = challenge.token_url(&scopes(challenge, repository, self.access)) else {
             return login.map(super::Login::basic).ok_or_else(|| denied("it requires a login"));
         };
         let realm: Uri = url.parse().map_err(|_| denied("it names a token server that is no URL"))?;
@@ -177,7 +258,8 @@ impl Http {
             return Err(denied(&format!("its token server {realm} does not use TLS")));
         }
         let basic = login.map(super::Login::basic);
-        let Answer { response, .. } = self.send(&realm, &[], basic.as_deref())?;
+        let request = Request::new(Method::GET, &[]);
+        let Answer { response, .. } = self.send(&realm, &request, basic.as_deref())?;
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
             let reason = if login.is_some() { "the login is not accepted" } else { "it requires a login" };
@@ -219,14 +301,14 @@ impl Http {
     }
 
     /// Sends to the registry, deciding on first contact whether it speaks TLS.
-    fn to_registry(&self, path: &str, headers: &[(HeaderName, &str)], authorization: Option<&str>) -> Result<Answer> {
+    fn to_registry(&self, path: &str, request: &Request<'_>, authorization: Option<&str>) -> Result<Answer> {
         if let Some(scheme) = self.scheme.get() {
-            return self.send(&self.uri(*scheme, path)?, headers, authorization);
+            return self.send(&self.uri(*scheme, path)?, request, authorization);
         }
-        let secure = self.send(&self.uri(Scheme::Https, path)?, headers, authorization);
+        let secure = self.send(&self.uri(Scheme::Https, path)?, request, authorization);
         let (scheme, result) = match secure {
             Err(Error::Transport { .. } | Error::Unreachable { .. }) if self.plain_allowed => {
-                (Scheme::Http, self.send(&self.uri(Scheme::Http, path)?, headers, authorization))
+                (Scheme::Http, self.send(&self.uri(Scheme::Http, path)?, request, authorization))
             }
             result => (Scheme::Https, result),
         };
@@ -242,19 +324,16 @@ impl Http {
     }
 
     /// One exchange, redirects followed. `authorization` never leaves the origin of `uri`.
-    fn send(&self, uri: &Uri, headers: &[(HeaderName, &str)], authorization: Option<&str>) -> Result<Answer> {
+    fn send(&self, uri: &Uri, request: &Request<'_>, authorization: Option<&str>) -> Result<Answer> {
         let origin = origin_of(uri);
         let mut at = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let mut request = self.agent()?.get(&at);
-            for (name, value) in headers {
-                request = request.header(name, *value);
-            }
-            if let Some(value) = authorization.filter(|_| origin_of(&at) == origin) {
-                request = request.header(AUTHORIZATION, value);
-            }
-            let response = request.call().map_err(|error| self.failed(&at, error))?;
-            if !response.status().is_redirection() {
+            let login = authorization.filter(|_| origin_of(&at) == origin);
+            let response = self.exchange(&at, request, login)?;
+            let status = response.status();
+            // Only these two keep method and body.
+            let keeps = matches!(status, StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT);
+            if !status.is_redirection() || !(request.is_read() || keeps) {
                 return Ok(Answer { response, at_home: origin_of(&at) == origin });
             }
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
@@ -266,6 +345,27 @@ impl Http {
             at = next;
         }
         Err(self.refused("it redirects too often"))
+    }
+
+    fn exchange(&self, at: &Uri, request: &Request<'_>, authorization: Option<&str>) -> Result<Response<Body>> {
+        let mut head = http::Request::builder().method(request.method.clone()).uri(at);
+        for (name, value) in request.headers {
+            head = head.header(name, *value);
+        }
+        if let Some(value) = authorization {
+            head = head.header(AUTHORIZATION, value);
+        }
+        let unfit = |error: http::Error| self.refused(&error.to_string());
+        let sent = match request.content {
+            Some(content) => {
+                let (mut reader, length) = content()?;
+                let head = head.header(CONTENT_LENGTH, length).body(SendBody::from_reader(&mut *reader));
+                self.agent()?.run(head.map_err(unfit)?)
+            }
+            None if request.is_read() => self.agent()?.run(head.body(()).map_err(unfit)?),
+            None => self.agent()?.run(head.body(&[] as &[u8]).map_err(unfit)?),
+        };
+        sent.map_err(|error| self.failed(at, error))
     }
 
     /// The error for a request to `at` that got no response.
@@ -356,6 +456,19 @@ impl Http {
             })
             .collect();
         Ok(RootCerts::new_with_certs(&certificates))
+    }
+}
+
+/// Whether another attempt after `error` may succeed, and how long the registry wants it to be put off.
+pub(super) fn wait_before_retry(error: &Error) -> Option<Option<Duration>> {
+    match error {
+        Error::Transport { .. } => Some(None),
+        Error::Status { status: 429 | 500 | 502..=504, retry_after, .. }
+            if retry_after.is_none_or(|wait| wait <= RETRY_AFTER_MAX) =>
+        {
+            Some(*retry_after)
+        }
+        _ => None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Images from registries (distribution specification 1.1): `pull`.
+//! Images from registries and to them (distribution specification 1.1): `pull`, `push`, `login`.
 //!
 //! One [`Client`] speaks to one repository's registry. It is blocking; layers come in on several threads.
 
@@ -6,9 +6,12 @@ mod auth;
 mod body;
 mod credentials;
 mod dns;
+mod helper;
 mod http;
+mod push;
 
-pub use credentials::{Credentials, Login};
+pub use credentials::{ConfigFile, Credentials, Kept, Login};
+pub use push::{Outbound, Pushed};
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -41,6 +44,8 @@ pub struct Options {
     pub attempts: u32,
     /// Wait before the second attempt; doubled for each further one.
     pub backoff: Duration,
+    /// Bytes of a chunk where a registry does not take uploads in one piece; more when it asks for more.
+    pub chunk: u64,
 }
 
 /// Bounds on waiting.
@@ -68,6 +73,7 @@ impl Default for Options {
             },
             attempts: 5,
             backoff: Duration::from_millis(500),
+            chunk: 16 << 20,
         }
     }
 }
@@ -83,7 +89,25 @@ impl Client {
     /// A client for `reference`'s repository. Nothing is sent yet.
     #[must_use]
     pub fn new(reference: &Reference, options: Options) -> Self {
-        Self { repository: reference.path().to_owned(), http: http::Http::new(reference, options) }
+        Self { repository: reference.path().to_owned(), http: http::Http::new(reference, options, http::Access::Pull) }
+    }
+
+    /// The same, with what it asks for including the right to push.
+    #[must_use]
+    pub fn to_push(reference: &Reference, options: Options) -> Self {
+        Self { repository: reference.path().to_owned(), http: http::Http::new(reference, options, http::Access::Push) }
+    }
+
+    /// Asks `registry` (host and port) whether it accepts the login that `options` have for it.
+    ///
+    /// # Errors
+    /// [`Error::Login`] when it does not; [`Error::Transport`], [`Error::Unreachable`], [`Error::Status`].
+    pub fn check_login(registry: &str, options: Options) -> Result<()> {
+        let http = http::Http::of_domain(registry.to_owned(), options, http::Access::Login);
+        http.get("", "/v2/", &[], &Cancel::default()).map(drop).map_err(|error| match error {
+            Error::Denied { registry, reason, .. } => Error::Login { registry, reason },
+            other => other,
+        })
     }
 
     /// The manifest or index that `reference`'s digest or tag names, with its descriptor, verified as far as that can

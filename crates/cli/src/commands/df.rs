@@ -1,0 +1,134 @@
+//! `system df`.
+
+use engine::DiskUsage;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::ps::{ago, state};
+use crate::failure::{Failure, Outcome};
+use crate::flags::{Args, Job};
+use crate::format::choice::{Format, Row};
+use crate::format::{table, units};
+use crate::output;
+
+const HEADERS: &[(&str, &str)] = &[
+    ("Type", "TYPE"),
+    ("TotalCount", "TOTAL"),
+    ("Active", "ACTIVE"),
+    ("Size", "SIZE"),
+    ("Reclaimable", "RECLAIMABLE"),
+];
+const COMMAND_WIDTH: usize = 20;
+
+/// Reads `system df`'s flags.
+///
+/// # Errors
+/// What does not fit.
+pub(crate) fn parse(args: &Args) -> Outcome<Job> {
+    let format = Format::parse(args.one("format"))?;
+    let verbose = args.on("verbose");
+    if verbose && !matches!(format, Format::Table) {
+        return Err(Failure::usage("the verbose and the format options conflict"));
+    }
+    Ok(Box::new(move |app| {
+        let engine = app.engine()?;
+        drop(engine.reconcile());
+        let usage = engine.disk_usage()?;
+        if verbose {
+            output::print(&details(&usage, Timestamp::now()))?;
+        } else {
+            let columns = ["Type", "TotalCount", "Active", "Size", "Reclaimable"];
+            output::print(&format.render(&columns, HEADERS, rows(&usage)?)?)?;
+        }
+        Ok(0)
+    }))
+}
+
+fn rows(usage: &DiskUsage) -> Outcome<Vec<Row>> {
+    let part = |bytes: u64, of: u64| {
+        let percent = u128::from(bytes) * 100;
+        let percent = percent.checked_div(u128::from(of)).map(|percent| format!(" ({percent}%)"));
+        format!("{}{}", units::decimal(bytes), percent.unwrap_or_default())
+    };
+    let row = |kind: &str, total: usize, active: usize, size: u64, reclaimable: String| {
+        let fields = json!({
+            "Type": kind,
+            "TotalCount": total.to_string(),
+            "Active": active.to_string(),
+            "Size": units::decimal(size),
+            "Reclaimable": reclaimable,
+        });
+        let serde_json::Value::Object(fields) = fields else {
+            return Err(Failure::usage("a row is no object"));
+        };
+        Ok(Row { fields, methods: json!({}) })
+    };
+    let DiskUsage { images_size, images_reclaimable, containers_size, containers_reclaimable, .. } = *usage;
+    Ok(vec![
+        row("Images", usage.image_count, usage.images_active, images_size, part(images_reclaimable, images_size))?,
+        row(
+            "Containers",
+            usage.containers.len(),
+            usage.containers_active,
+            containers_size,
+            part(containers_reclaimable, containers_size),
+        )?,
+    ])
+}
+
+fn details(usage: &DiskUsage, now: Timestamp) -> String {
+    let line = |cells: &[&str]| cells.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let mut images =
+        vec![line(&["REPOSITORY", "TAG", "IMAGE ID", "CREATED", "SIZE", "SHARED SIZE", "UNIQUE SIZE", "CONTAINERS"])];
+    for (image, share) in &usage.images {
+        images.push(line(&[
+            &image.repository,
+            &image.tag,
+            image.id.short(),
+            &ago(&image.created, now),
+            &units::decimal(image.size),
+            &units::decimal(share.shared),
+            &units::decimal(share.unique),
+            &image.containers.to_string(),
+        ]));
+    }
+    let mut containers = vec![line(&["CONTAINER ID", "IMAGE", "COMMAND", "SIZE", "CREATED", "STATUS", "NAMES"])];
+    for container in &usage.containers {
+        containers.push(line(&[
+            container.id.short(),
+            &container.image,
+            &format!("\"{}\"", table::ellipsis(&container.command.join(" "), COMMAND_WIDTH)),
+            &units::decimal(container.size.map_or(0, |size| size.writable)),
+            &ago(&container.created, now),
+            state(container.state),
+            &container.name,
+        ]));
+    }
+    format!(
+        "Images space usage:\n\n{}\nContainers space usage:\n\n{}",
+        table::align(&images),
+        table::align(&containers)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verbs::testing;
+
+    #[test]
+    fn totals_read_as_dockers() {
+        let usage = DiskUsage {
+            image_count: 3,
+            images_active: 1,
+            images_size: 4000,
+            images_reclaimable: 1000,
+            ..DiskUsage::default()
+        };
+        let rows = rows(&usage).expect("rows");
+        let cells = |row: &Row| HEADERS.iter().map(|(field, _)| row.fields[*field].clone()).collect::<Vec<_>>();
+        assert_eq!(cells(&rows[0]), [json!("Images"), json!("3"), json!("1"), json!("4kB"), json!("1kB (25%)")]);
+        assert_eq!(cells(&rows[1]), [json!("Containers"), json!("0"), json!("0"), json!("0B"), json!("0B")]);
+        assert!(parse(&testing::args("system df", &["-v", "--format", "json"])).is_err());
+    }
+}

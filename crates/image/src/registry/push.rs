@@ -1,0 +1,332 @@
+//! `push`: blobs first, several at a time, then manifests, each after those it names.
+//!
+//! A blob is asked for before it is sent; one that another repository of the registry has is taken over from there. The
+//! rest goes in one request, or, where a registry refuses that or it keeps breaking, in chunks that resume.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::{Mutex, PoisonError};
+
+use oci::Digest;
+use oci::image::Descriptor;
+use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
+use ureq::http::{Method, StatusCode};
+
+use super::Client;
+use super::http::{Request, Target, wait_before_retry};
+use crate::assemble::Cancel;
+use crate::closure::Closure;
+use crate::content::verify;
+use crate::{ContentStore, Error, ImageRecord, Phase, Progress, Result};
+
+/// Blobs sent at a time.
+const PARALLEL: usize = 4;
+/// Largest chunk a registry may ask for.
+const CHUNK_MAX: u64 = 1 << 30;
+/// Failures of an upload in one piece before it is tried in chunks.
+const WHOLE_FAILURES: u32 = 2;
+const OCTETS: &str = "application/octet-stream";
+
+/// What is needed to send images out.
+pub struct Outbound<'a> {
+    /// Where the blobs are.
+    pub content: &'a ContentStore,
+    /// Hears how far it is.
+    pub progress: &'a dyn Progress,
+    /// Other repositories of the same registry that should have a blob.
+    pub elsewhere: &'a BTreeMap<Digest, String>,
+}
+
+/// What was pushed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// What the tag stands for on the registry now.
+    pub target: Descriptor,
+    /// Whether the image's index was left out because not everything it names is here.
+    pub single_platform: bool,
+}
+
+impl Client {
+    /// Sends `record`'s image and names it `tag`. Its index goes along only when all it names is here; otherwise, or
+    /// with `single_platform`, `tag` stands for the manifest of the record's platform.
+    ///
+    /// # Errors
+    /// [`Error::MissingBlob`], [`Error::Denied`], [`Error::Transport`], [`Error::Status`] and their kin.
+    pub fn push(&self, out: &Outbound<'_>, record: &ImageRecord, tag: &str, single_platform: bool) -> Result<Pushed> {
+        let whole = if single_platform { None } else { Some(Closure::of(out.content, &record.target)?) };
+        let (closure, target, left_out) = match whole {
+            Some(closure) if closure.complete => (closure, &record.target, false),
+            other => (Closure::of(out.content, &record.manifest)?, &record.manifest, other.is_some()),
+        };
+        out.progress.begin(&record.layers);
+        for layer in &record.layers {
+            out.progress.layer(&layer.descriptor.digest, Phase::Preparing, 0, layer.descriptor.size);
+        }
+        let shown = |digest: &Digest| record.layers.iter().any(|layer| layer.descriptor.digest == *digest);
+        self.blobs(out, &closure.blobs, &shown)?;
+        for (descriptor, bytes) in &closure.documents {
+            let name = if descriptor.digest == target.digest { tag.to_owned() } else { descriptor.digest.to_string() };
+            self.put_manifest(&name, descriptor, bytes)?;
+        }
+        Ok(Pushed { target: target.clone(), single_platform: left_out })
+    }
+
+    fn blobs(&self, out: &Outbound<'_>, blobs: &[Descriptor], shown: &(dyn Fn(&Digest) -> bool + Sync)) -> Result<()> {
+        // One request alone comes first: it finds out how to speak to the registry and gets the token.
+        let Some((first, rest)) = blobs.split_first() else { return Ok(()) };
+        let cancel = Cancel::default();
+        let send =
+            |blob: &Descriptor| Upload { client: self, out, blob, cancel: &cancel, shown: shown(&blob.digest) }.run();
+        send(first)?;
+        let queue = Mutex::new(rest.iter().rev().collect::<Vec<_>>());
+        let failure = Mutex::new(None);
+        let work = || {
+            while !cancel.is_set() {
+                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                let Some(blob) = next else { return };
+                if let Err(error) = send(blob) {
+                    let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+                    if failure.is_none() {
+                        *failure = Some(error);
+                    }
+                    cancel.set();
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..PARALLEL.min(rest.len()) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
+    }
+
+    fn put_manifest(&self, name: &str, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+        let target = Target::Path(format!("/v2/{}/manifests/{name}", self.repository));
+        let content = || Ok((Box::new(bytes) as Box<dyn Read>, bytes.len() as u64));
+        let headers = [(CONTENT_TYPE, descriptor.media_type.as_str())];
+        let request = Request { method: Method::PUT, headers: &headers, content: Some(&content) };
+        let response = self.http.request(&self.repository, &target, &request, &Cancel::default())?;
+        let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()?.parse().ok());
+        match said {
+            Some(said) => verify(&format!("manifest {name} on the registry"), &descriptor.digest, &said),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Where an upload stands.
+struct Session {
+    at: Target,
+    /// Least bytes of a chunk but the last.
+    chunk_min: u64,
+}
+
+/// How the beginning of an upload was answered.
+enum Begun {
+    Mounted,
+    Session(Session),
+}
+
+/// One blob on its way out.
+struct Upload<'a> {
+    client: &'a Client,
+    out: &'a Outbound<'a>,
+    blob: &'a Descriptor,
+    cancel: &'a Cancel,
+    /// Whether progress knows of it: layers, not configurations.
+    shown: bool,
+}
+
+impl Upload<'_> {
+    fn tell(&self, phase: Phase, current: u64) {
+        if self.shown {
+            self.out.progress.layer(&self.blob.digest, phase, current, self.blob.size);
+        }
+    }
+
+    fn run(&self) -> Result<()> {
+        let digest = &self.blob.digest;
+        if self.is_there()? {
+            self.tell(Phase::There, self.blob.size);
+            return Ok(());
+        }
+        let session = match self.out.elsewhere.get(digest).and_then(|from| Some((from, self.mount(from)?))) {
+            Some((from, Begun::Mounted)) => {
+                if self.shown {
+                    self.out.progress.mounted(digest, from);
+                }
+                return Ok(());
+            }
+            Some((_, Begun::Session(session))) => session,
+            None => self.begin()?,
+        };
+        self.send(session)?;
+        self.tell(Phase::Pushed, self.blob.size);
+        Ok(())
+    }
+
+    fn is_there(&self) -> Result<bool> {
+        let target = Target::Path(format!("/v2/{}/blobs/{}", self.client.repository, self.blob.digest));
+        match self.request(&target, &Request::new(Method::HEAD, &[])) {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn request(&self, target: &Target, request: &Request<'_>) -> Result<ureq::http::Response<ureq::Body>> {
+        self.client.http.request(&self.client.repository, target, request, self.cancel)
+    }
+
+    /// Has the registry take the blob over from `from`; `None` when that was refused, which is no failure.
+    fn mount(&self, from: &str) -> Option<Begun> {
+        let query = format!("?mount={}&from={from}", self.blob.digest);
+        self.post(&query).ok()
+    }
+
+    fn begin(&self) -> Result<Session> {
+        match self.post("")? {
+            Begun::Session(session) => Ok(session),
+            Begun::Mounted => Err(self.client.http.broken("it says that an upload is complete that has not begun")),
+        }
+    }
+
+    fn post(&self, query: &str) -> Result<Begun> {
+        let target = Target::Path(format!("/v2/{}/blobs/uploads/{query}", self.client.repository));
+        let response = self.request(&target, &Request::new(Method::POST, &[]))?;
+        if response.status() == StatusCode::CREATED {
+            return Ok(Begun::Mounted);
+        }
+        let least = response.headers().get("oci-chunk-min-length").and_then(|value| value.to_str().ok()?.parse().ok());
+        let at = self.client.http.location(&response, &target)?;
+        Ok(Begun::Session(Session { at, chunk_min: least.unwrap_or(0) }))
+    }
+
+    /// In one piece, and when that does not work in chunks.
+    fn send(&self, mut session: Session) -> Result<()> {
+        let mut failures = 0;
+        loop {
+            let error = match self.put_whole(&session.at) {
+                Ok(()) => return Ok(()),
+                Err(_) if self.cancel.is_set() => return Err(Error::Cancelled),
+                Err(error) => error,
+            };
+            failures += 1;
+            let refused = matches!(error, Error::Status { status: 405 | 411 | 413 | 416 | 501, .. });
+            let wait = wait_before_retry(&error);
+            // Who asks for a pause asks for patience, not for chunks.
+            let broken = failures >= WHOLE_FAILURES && matches!(wait, Some(None));
+            if refused || broken {
+                return self.in_chunks(self.begin()?);
+            }
+            let Some(wait) = wait else { return Err(error) };
+            if failures >= self.client.http.attempts() {
+                return Err(error);
+            }
+            self.client.http.pause(failures, wait, self.cancel)?;
+            session = self.begin()?;
+        }
+    }
+
+    fn put_whole(&self, at: &Target) -> Result<()> {
+        self.send_part(Method::PUT, &with_digest(at, &self.blob.digest)?, 0, self.blob.size, &[]).map(drop)
+    }
+
+    fn send_part(
+        &self,
+        method: Method,
+        at: &Target,
+        start: u64,
+        length: u64,
+        headers: &[(HeaderName, &str)],
+    ) -> Result<ureq::http::Response<ureq::Body>> {
+        let content = || -> Result<(Box<dyn Read + '_>, u64)> {
+            let mut file = self.out.content.open_blob(&self.blob.digest)?;
+            file.seek(SeekFrom::Start(start))
+                .map_err(|error| Error::read(format!("blob {}", self.blob.digest), error))?;
+            Ok((Box::new(Part { upload: self, file: file.take(length), passed: start }), length))
+        };
+        let headers: Vec<_> = headers.iter().cloned().chain([(CONTENT_TYPE, OCTETS)]).collect();
+        let request = Request { method, headers: &headers, content: Some(&content) };
+        self.client.http.once(&self.client.repository, at, &request)
+    }
+
+    fn in_chunks(&self, session: Session) -> Result<()> {
+        let chunk = self.client.http.chunk().max(session.chunk_min.min(CHUNK_MAX));
+        let (mut at, mut offset, mut failures) = (session.at, 0, 0);
+        while offset < self.blob.size {
+            let length = chunk.min(self.blob.size - offset);
+            let range = format!("{offset}-{}", offset + length - 1);
+            let error = match self.send_part(Method::PATCH, &at, offset, length, &[(CONTENT_RANGE, &range)]) {
+                Ok(response) => {
+                    at = self.client.http.location(&response, &at)?;
+                    offset += length;
+                    failures = 0;
+                    continue;
+                }
+                Err(_) if self.cancel.is_set() => return Err(Error::Cancelled),
+                Err(error) => error,
+            };
+            failures += 1;
+            let disagrees = matches!(error, Error::Status { status: 416, .. });
+            let wait = wait_before_retry(&error);
+            if failures >= self.client.http.attempts() || (wait.is_none() && !disagrees) {
+                return Err(error);
+            }
+            self.client.http.pause(failures, wait.flatten(), self.cancel)?;
+            (at, offset) = self.resume(&at)?;
+        }
+        let last = with_digest(&at, &self.blob.digest)?;
+        self.request(&last, &Request::new(Method::PUT, &[])).map(drop)
+    }
+
+    /// How much of an upload the registry has, and where it goes on.
+    fn resume(&self, at: &Target) -> Result<(Target, u64)> {
+        let response = self.request(at, &Request::new(Method::GET, &[]))?;
+        let range = response.headers().get(RANGE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let end = range.rsplit('-').next().and_then(|end| end.parse::<u64>().ok());
+        let offset = end.map_or(0, |end| if end == 0 { 0 } else { end.saturating_add(1) });
+        if offset > self.blob.size {
+            return Err(self.client.http.broken("it has more of an upload than was sent"));
+        }
+        Ok((self.client.http.location(&response, at)?, offset))
+    }
+}
+
+/// The last step of an upload names what was uploaded.
+fn with_digest(at: &Target, digest: &Digest) -> Result<Target> {
+    let add = |text: &str| format!("{text}{}digest={digest}", if text.contains('?') { '&' } else { '?' });
+    Ok(match at {
+        Target::Path(path) => Target::Path(add(path)),
+        Target::Elsewhere(uri) => {
+            let uri = add(&uri.to_string());
+            Target::Elsewhere(uri.parse().map_err(|_| Error::malformed("the registry's answer", "no such place"))?)
+        }
+    })
+}
+
+/// A part of a blob being sent.
+struct Part<'a> {
+    upload: &'a Upload<'a>,
+    file: io::Take<File>,
+    passed: u64,
+}
+
+impl Read for Part<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.upload.cancel.is_set() {
+            return Err(Error::Cancelled.into_io());
+        }
+        let n = self.file.read(buf)?;
+        self.passed += n as u64;
+        self.upload.tell(Phase::Pushing, self.passed);
+        Ok(n)
+    }
+}
+
+#[cfg(test)]
+#[path = "push_tests.rs"]
+mod tests;

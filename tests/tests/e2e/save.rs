@@ -1,0 +1,152 @@
+//! Images leave as archives that others read, their history, and the room they take up.
+
+use serde_json::{Value, json};
+use testkit::image::Packing;
+use testkit::process::tool;
+use testkit::{Host, Image, Registry};
+
+/// The digest that skopeo finds for an image in a place.
+fn skopeo_digest(source: &str) -> String {
+    tool("skopeo", &["inspect", "--format", "{{.Digest}}", source]).trim().to_owned()
+}
+
+#[test]
+fn an_archive_goes_round_unchanged() {
+    let host = Host::new();
+    let dir = host.scratch("files");
+    let layout = Image::busybox("team/box:1").file("etc/mark", 0o640, b"here").oci_layout(Packing::Gzip);
+    host.lighter_reading(&["load"], &layout.tar()).ok();
+    let id = host.lighter(&["images", "-q", "--no-trunc"]).ok().out();
+    let file = dir.join("saved.tar").display().to_string();
+    let saved = host.lighter(&["save", "-o", &file, "team/box:1"]);
+    assert_eq!((saved.ok().out(), saved.err()), (String::new(), String::new()));
+    let streamed = host.lighter(&["save", "team/box"]);
+    assert_eq!(streamed.ok().stdout, std::fs::read(&file).expect("saved"), "always the same archive");
+
+    host.lighter(&["rmi", "team/box:1"]).ok();
+    assert_eq!(host.lighter(&["load", "-i", &file]).ok().out(), "Loaded image: team/box:1");
+    assert_eq!(host.lighter(&["images", "-q", "--no-trunc"]).ok().out(), id);
+    assert_eq!(host.lighter(&["run", "--rm", "team/box:1", "cat", "/etc/mark"]).ok().out(), "here");
+
+    // Skopeo reads both formats, and copies the manifest's very bytes.
+    assert_eq!(skopeo_digest(&format!("oci-archive:{file}:1")), id);
+    let copied = dir.join("copied").display().to_string();
+    let from = format!("docker-archive:{file}:docker.io/team/box:1");
+    tool("skopeo", &["--insecure-policy", "copy", "--quiet", &from, &format!("dir:{copied}")]);
+    let manifest: Value =
+        serde_json::from_slice(&std::fs::read(dir.join("copied/manifest.json")).expect("a manifest")).expect("JSON");
+    let config = host.inspect("team/box:1")["Config"]["Cmd"].clone();
+    assert_eq!(manifest["layers"].as_array().map(Vec::len), Some(2));
+    assert_eq!(config, json!(["sh"]));
+}
+
+#[test]
+fn several_images_share_one_archive() {
+    let host = Host::new();
+    host.load(&Image::busybox("one:1"));
+    host.load(&Image::busybox("two:1").file("x", 0o644, b"y"));
+    host.lighter(&["tag", "one:1", "one:2"]).ok();
+    let archive = host.lighter(&["save", "one", "two:1"]).ok().stdout.clone();
+    host.lighter(&["image", "prune", "-af"]).ok();
+    assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "");
+    let mut loaded: Vec<String> =
+        host.lighter_reading(&["load"], &archive).ok().out().lines().map(str::to_owned).collect();
+    loaded.sort();
+    assert_eq!(loaded, ["Loaded image: one:1", "Loaded image: one:2", "Loaded image: two:1"]);
+    let id = host.lighter(&["images", "-q", "two:1"]).ok().out();
+    let by_id = host.lighter(&["save", &id]).ok().stdout.clone();
+    host.lighter(&["image", "prune", "-af"]).ok();
+    assert!(host.lighter_reading(&["load"], &by_id).ok().out().starts_with("Loaded image ID: sha256:"));
+}
+
+#[test]
+fn an_index_keeps_its_digest() {
+    let host = Host::new();
+    let registry = Registry::start();
+    let images = [Image::busybox("x").platform("arm64", Some("v8")).file("p", 0o644, b"arm"), Image::busybox("x")];
+    registry.push_layout(&Image::oci_index(&images, Packing::Gzip), "many:1");
+    let name = registry.reference("many:1");
+    host.lighter(&["pull", &name]).ok();
+    let id = host.lighter(&["images", "-q", "--no-trunc"]).ok().out();
+    let whole = host.lighter(&["save", &name]).ok().stdout.clone();
+    let one = host.lighter(&["save", "--platform", "linux/amd64", &name]).ok().stdout.clone();
+    host.lighter(&["save", "--platform", "linux/arm64", &name]).rejected("linux/arm64");
+    host.lighter(&["rmi", &name]).ok();
+    host.lighter_reading(&["load"], &whole).ok();
+    assert_eq!(host.lighter(&["images", "-q", "--no-trunc"]).ok().out(), id);
+    host.lighter(&["rmi", &name]).ok();
+    host.lighter_reading(&["load"], &one).ok();
+    assert_ne!(host.lighter(&["images", "-q", "--no-trunc"]).ok().out(), id);
+    host.lighter(&["run", "--rm", &name, "true"]).ok();
+}
+
+#[test]
+fn a_failed_save_leaves_no_file() {
+    let host = Host::with_busybox();
+    let dir = host.scratch("files");
+    let file = dir.join("out.tar");
+    std::fs::write(&file, "old").expect("write");
+    let path = file.display().to_string();
+    host.lighter(&["save", "-o", &path, "busybox", "nothing:1"]).rejected("No such image: nothing:1");
+    host.lighter(&["save", "-o", &dir.display().to_string(), "busybox"]).rejected("directory");
+    host.lighter(&["save", "-o", "/dev/full", "busybox"]).rejected("space");
+    assert_eq!(std::fs::read(&file).expect("still there"), b"old");
+    assert_eq!(std::fs::read_dir(&dir).expect("a directory").count(), 1, "nothing half-made");
+}
+
+#[test]
+fn history_tells_how_an_image_was_made() {
+    let host = Host::new();
+    let steps = json!([
+        {"created": "2020-01-01T00:00:00Z", "created_by": "ADD rootfs /"},
+        {"created": "2020-01-02T00:00:00Z", "created_by": "CMD [\"sh\"]", "empty_layer": true, "comment": "note"},
+    ]);
+    let image = Image::busybox("told:1").set("x", json!(0));
+    let mut archive = image.docker_archive();
+    let manifest: Value = serde_json::from_slice(archive.get("manifest.json")).expect("JSON");
+    let old = manifest[0]["Config"].as_str().expect("a name").to_owned();
+    archive.edit(&old, |config| config["history"] = steps);
+    let bytes = archive.get(&old).to_vec();
+    archive.remove(&old);
+    let new = format!("{}.json", testkit::image::hex(&bytes));
+    archive.put(&new, bytes);
+    archive.edit("manifest.json", |manifest| manifest[0]["Config"] = json!(new));
+    host.lighter_reading(&["load"], &archive.tar()).ok();
+
+    let shown = host.lighter(&["history", "told:1"]).ok().out();
+    let lines: Vec<&str> = shown.lines().collect();
+    assert_eq!(lines.len(), 3, "{shown}");
+    assert!(lines[0].starts_with("IMAGE ") && lines[0].contains("CREATED BY"), "{shown}");
+    assert!(lines[1].contains("CMD [\"sh\"]") && lines[1].contains("0B") && lines[1].ends_with("note"), "{shown}");
+    assert!(lines[2].starts_with("<missing>") && lines[2].contains("ADD rootfs /"), "{shown}");
+    let plain = host.lighter(&["history", "-H=false", "--format", "{{.CreatedAt}} {{.Size}}", "told:1"]).ok().out();
+    assert!(plain.starts_with("2020-01-02T00:00:00Z 0\n2020-01-01T00:00:00Z "), "{plain}");
+    assert_eq!(host.lighter(&["history", "-q", "told:1"]).ok().out().lines().last(), Some("<missing>"));
+    host.lighter(&["history", "nothing:1"]).rejected("No such image");
+}
+
+#[test]
+fn prunes_take_what_nobody_uses() {
+    let host = Host::with_busybox();
+    host.load(&Image::busybox("spare:1").file("s", 0o644, b"s"));
+    host.load(&Image::busybox("spare:1").file("t", 0o644, b"t"));
+    host.lighter(&["create", "--name", "kept", "busybox"]).ok();
+    let asked = host.lighter_reading(&["image", "prune"], b"n\n");
+    asked.rejected("cancelled");
+    let pruned = host.lighter_reading(&["image", "prune"], b"y\n").ok().out();
+    assert!(pruned.contains("Deleted Images:\ndeleted: sha256:"), "{pruned}");
+    assert!(!pruned.contains("untagged:") && !pruned.ends_with("space: 0B"), "{pruned}");
+    let later = host.lighter(&["image", "prune", "-af", "--filter", "label=none"]).ok().out();
+    assert_eq!(later, "Total reclaimed space: 0B");
+    let all = host.lighter(&["image", "prune", "-af"]).ok().out();
+    assert!(all.contains("untagged: spare:1") && !all.contains("busybox"), "{all}");
+
+    let usage = host.lighter(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]).ok().out();
+    assert_eq!(usage, "Images 1 1\nContainers 1 0");
+    assert!(host.lighter(&["system", "df", "-v"]).ok().out().contains("busybox"));
+    let system = host.lighter(&["system", "prune", "-af"]).ok().out();
+    assert!(system.contains("Deleted Containers:\n") && system.contains("untagged: busybox:latest"), "{system}");
+    assert_eq!(host.lighter(&["ps", "-aq"]).ok().out(), "");
+    let usage = host.lighter(&["system", "df"]).ok().out();
+    assert!(usage.lines().nth(1).is_some_and(|line| line.contains("0B")), "{usage}");
+}
