@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sys::Context;
 
-use super::helper::Helper;
+use super::credential_store::Helper;
 use crate::content::{random_name, read_bounded};
 use crate::{Error, Result};
 

@@ -4,9 +4,9 @@
 
 mod auth;
 mod body;
+mod credential_store;
 mod credentials;
 mod dns;
-mod helper;
 mod http;
 mod push;
 
