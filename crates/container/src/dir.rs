@@ -187,6 +187,20 @@ impl ContainerDir {
         write(&self.fd, names::STATUS, status, durability, self.path.display())
     }
 
+    /// Replaces `status` in its own blocks: not atomic, but possible on a full disk. The caller holds the lock.
+    ///
+    /// # Errors
+    /// When a call fails.
+    pub fn overwrite_status(&self, status: &Status) -> Result<()> {
+        let doing = "writing the container's record";
+        let bytes = serde_json::to_vec(status).map_err(|error| Error::Protocol(error.to_string()))?;
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.fd, names::STATUS, flags, Mode::empty()).at("openat", names::STATUS).doing(doing)?;
+        sys::fs::write_all(&file, &bytes, names::STATUS).doing(doing)?;
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        rustix::fs::ftruncate(&file, length).at("ftruncate", names::STATUS).doing(doing)
+    }
+
     /// Takes the lock if nobody holds it.
     ///
     /// # Errors
@@ -256,9 +270,21 @@ impl ContainerDir {
 
     fn lock_file(&self) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&self.fd, names::LOCK, flags, Mode::from_raw_mode(0o600))
-            .at("openat", self.path.join(names::LOCK).display())
-            .doing("opening the container's lock")
+        let opened = match openat(&self.fd, names::LOCK, flags, Mode::from_raw_mode(0o600)) {
+            // Looking at a lock needs no writing, so a read-only store still tells the truth.
+            Err(Errno::ROFS) => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                openat(&self.fd, names::LOCK, flags, Mode::empty())
+            }
+            // The directory was deleted after it was opened.
+            Err(Errno::NOENT) => return Err(self.not_found()),
+            opened => opened,
+        };
+        opened.at("openat", self.path.join(names::LOCK).display()).doing("opening the container's lock")
+    }
+
+    fn not_found(&self) -> Error {
+        Error::NotFound(self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned())
     }
 
     fn read<T: DeserializeOwned>(&self, name: &str, limit: usize) -> Result<T> {
@@ -269,6 +295,8 @@ impl ContainerDir {
         match bytes {
             Ok(bytes) if bytes.is_empty() => Err(damaged("it is empty".to_owned())),
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string())),
+            // Deleted after it was opened: gone, not damaged.
+            Err(error) if error.errno() == Errno::NOENT && !self.path.exists() => Err(self.not_found()),
             Err(error) if matches!(error.errno(), Errno::NOENT | Errno::INVAL | Errno::FBIG | Errno::LOOP) => {
                 Err(damaged(error.to_string()))
             }

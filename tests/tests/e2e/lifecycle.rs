@@ -207,6 +207,21 @@ fn a_stopped_container_starts_again_with_its_settings() {
 }
 
 #[test]
+fn a_start_and_a_forced_removal_at_once_leave_nothing() {
+    let host = Host::with_busybox();
+    for round in 0..8 {
+        let name = format!("race-{round}");
+        host.lighter(&["create", "--name", &name, "busybox", "sleep", "1000"]).ok();
+        let start = host.spawn(&["start", &name]);
+        let removed = host.lighter(&["rm", "-f", &name]);
+        start.finish(DEADLINE);
+        removed.ok();
+        assert!(removed.took < Duration::from_secs(5), "{removed}");
+        assert!(host.lighter(&["ps", "-aq"]).ok().out().is_empty());
+    }
+}
+
+#[test]
 fn two_starts_at_once_start_it_once() {
     let host = Host::with_busybox();
     host.lighter(&["create", "--name", "box", "busybox", "sh", "-c", "echo started; exec sleep 1000"]).ok();

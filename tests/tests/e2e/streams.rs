@@ -69,6 +69,18 @@ fn all_bytes_pass_unchanged() {
 }
 
 #[test]
+fn exec_loses_nothing_to_a_reader_that_sleeps() {
+    let host = Host::with_busybox();
+    host.detached(&["--name", "box"], &["sleep", "1000"]);
+    // More than is kept here, less than that and the pipes together: the process ends long before it is read.
+    let exec = format!("{:?}", host.command(&["exec", "box", "head", "-c", "380000", "/dev/zero"]));
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", &format!("({exec}) | (sleep 4; wc -c)")]);
+    let output = host.finish(shell, None, DEADLINE);
+    assert_eq!(output.ok().out(), "380000");
+}
+
+#[test]
 fn logs_keep_all_characters() {
     let host = Host::with_busybox();
     let all: Vec<u8> = (0..=255).collect();

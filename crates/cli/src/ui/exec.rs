@@ -24,6 +24,8 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 struct Source {
     file: Option<OwnedFd>,
     stream: Stream,
+    /// Bytes that it held when the process ended and that are not read yet.
+    owed: u64,
 }
 
 /// Carries the streams of `exec` until the process ended and its output was read.
@@ -40,11 +42,11 @@ pub(crate) fn exec(mut process: ExecSession, plan: &mut Plan, stage: &Stage) -> 
         let flags = rustix::fs::fcntl_getfl(&terminal).map_err(failed)?;
         rustix::fs::fcntl_setfl(&terminal, flags | OFlags::NONBLOCK).map_err(failed)?;
         sink = plan.stdin.then(|| Sink::new(writer));
-        sources.push(Source { file: Some(terminal), stream: Stream::Stdout });
+        sources.push(Source { file: Some(terminal), stream: Stream::Stdout, owed: 0 });
     } else {
         sink = process.stdin.take().map(Sink::new).or(sink);
-        sources.push(Source { file: process.stdout.take(), stream: Stream::Stdout });
-        sources.push(Source { file: process.stderr.take(), stream: Stream::Stderr });
+        sources.push(Source { file: process.stdout.take(), stream: Stream::Stdout, owed: 0 });
+        sources.push(Source { file: process.stderr.take(), stream: Stream::Stderr, owed: 0 });
     }
     let mut input = Input::new(plan.stdin && sink.is_some());
     let mut outputs = Outputs::new();
@@ -53,7 +55,8 @@ pub(crate) fn exec(mut process: ExecSession, plan: &mut Plan, stage: &Stage) -> 
         let listens = outputs.has_room();
         let is_done = deadline.is_some() && sources.iter().all(|source| source.file.is_none());
         let is_late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
-        if is_done || (is_late && listens) {
+        let is_owed = sources.iter().any(|source| source.file.is_some() && source.owed > 0);
+        if is_done || (is_late && listens && !is_owed) {
             let code = process.wait()?;
             // What the process's end was still counts, even if its last words found no reader.
             let _ = outputs.finish(signals);
@@ -65,6 +68,10 @@ pub(crate) fn exec(mut process: ExecSession, plan: &mut Plan, stage: &Stage) -> 
         }
         if ready.exited {
             deadline = Some(Instant::now() + LAST_WORDS);
+            for source in &mut sources {
+                let held = source.file.as_ref().map(rustix::io::ioctl_fionread);
+                source.owed = held.and_then(Result::ok).unwrap_or(0);
+            }
         }
         while let Some(signal) = signals.next()? {
             match signal {
@@ -114,7 +121,10 @@ impl Source {
         let Some(file) = &self.file else { return Ok(()) };
         let mut buffer = [0_u8; 32 << 10];
         match rustix::io::read(file, &mut buffer) {
-            Ok(length) if length > 0 => return outputs.push(self.stream, &buffer[..length]),
+            Ok(length) if length > 0 => {
+                self.owed = self.owed.saturating_sub(u64::try_from(length).unwrap_or(u64::MAX));
+                return outputs.push(self.stream, &buffer[..length]);
+            }
             Err(Errno::INTR | Errno::AGAIN) => return Ok(()),
             // EIO is how a terminal ends whose last user has closed it.
             Ok(_) | Err(_) => self.file = None,
@@ -171,7 +181,9 @@ fn poll(
         }
     }
     entries.extend(outputs.entries().map(|(fd, flags)| PollFd::from_borrowed_fd(fd, flags)));
-    let limit = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    // Past the deadline only our own reader is waited for, without turning in circles.
+    let limit =
+        deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())).filter(|left| !left.is_zero());
     sys::process::poll_until(&mut entries, limit)
         .map_err(|error| Failure::io("cannot wait for the process", error.errno()))?;
     let mut ready = Ready::default();

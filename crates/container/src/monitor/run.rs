@@ -470,11 +470,12 @@ impl<P: Process> Monitor<P> {
         self.deadline = Some(Instant::now() + self.limits.linger);
     }
 
-    /// Writes the status. A failure (a full disk) is tried once more without syncing; after that the old record stays,
-    /// and since the lock will be free, readers see a lost container: code 255, never 0.
+    /// Writes the status. Where there is no room for a new record (a full disk) the old one is overwritten in its own
+    /// blocks; where that fails too it stays, and since the lock will be free, readers see a lost container: code 255,
+    /// never 0.
     fn write_status(&self, durability: Durability) {
-        if self.dir.write_status(&self.status, durability).is_err() && durability == Durability::Durable {
-            let _ = self.dir.write_status(&self.status, Durability::Volatile);
+        if self.dir.write_status(&self.status, durability).is_err() {
+            let _ = self.dir.overwrite_status(&self.status);
         }
     }
 

@@ -157,7 +157,9 @@ impl Engine {
         let dir = self.container_dir(id)?;
         let Ok(config) = dir.config() else { return Ok(()) };
         let Ok(lock) = dir.try_lock() else { return Ok(()) };
-        let state = dir.status()?.state;
+        // A damaged record is its own container's affair: the sweep goes on.
+        let Ok(status) = dir.status() else { return Ok(()) };
+        let state = status.state;
         if state == State::Removing || (config.auto_remove && state == State::Exited) {
             self.delete(dir, &config)?;
             self.release(id)?;

@@ -1,5 +1,7 @@
 //! `reap` after a run, and `rm`.
 
+use std::time::Instant;
+
 use container::client;
 use container::lifecycle::{Event, step};
 use container::record::{Config, State, Status};
@@ -7,7 +9,7 @@ use container::{ContainerDir, ContainerId};
 use sys::fs::Durability;
 
 use super::RemoveOptions;
-use super::start::{LOCK_LIMIT, durability_of};
+use super::start::{LOCK_LIMIT, LOOK_AGAIN, durability_of};
 use crate::{Engine, Error, ErrorKind, Result};
 
 /// Number of SIGKILL.
@@ -50,18 +52,27 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::Conflict`] when it runs and is not to be forced.
     pub fn remove(&self, id: &ContainerId, options: RemoveOptions) -> Result<()> {
+        self.remove_until(id, options, Instant::now() + LOCK_LIMIT)
+    }
+
+    fn remove_until(&self, id: &ContainerId, options: RemoveOptions, deadline: Instant) -> Result<()> {
         let dir = self.container_dir(id)?;
         let config = dir.config();
         let status = match dir.observe() {
             Ok(observed) if observed.is_lost() => {
-                if let Ok(config) = &config {
-                    self.recover(&dir, config)?;
-                }
-                dir.status()?
+                self.recover_for_removal(&dir, config.as_ref().ok(), id)?;
+                Status { state: State::Exited, ..dir.status()? }
             }
             Ok(observed) => observed.status,
             // A damaged record must not keep its container from being removed.
-            Err(container::Error::Damaged { .. }) if options.force => Status::new(State::Dead),
+            Err(container::Error::Damaged { .. }) if options.force => {
+                if dir.is_locked()? {
+                    self.kill_for_removal(&dir, id)?;
+                } else {
+                    self.recover_for_removal(&dir, config.as_ref().ok(), id)?;
+                }
+                Status::new(State::Dead)
+            }
             Err(error) => return Err(error.into()),
         };
         let name = config.as_ref().map_or_else(|_| id.to_string(), |config| config.name.to_string());
@@ -81,16 +92,24 @@ impl Engine {
         if container::dir::is_active(status.state) {
             self.kill_for_removal(&dir, id)?;
         }
-        let lock = match dir.lock(LOCK_LIMIT) {
+        let lock = match dir.lock(LOOK_AGAIN) {
             // Its own `--rm` may have been quicker.
             Err(_) if !dir.path().exists() => return Ok(()),
+            // A start may have been: what holds now is looked at again.
+            Err(container::Error::Locked) if Instant::now() < deadline => {
+                return match self.remove_until(id, options, deadline) {
+                    Err(error) if error.kind() == ErrorKind::NoSuchContainer => Ok(()),
+                    removed => removed,
+                };
+            }
             lock => lock?,
         };
         if !dir.path().exists() {
             return Ok(());
         }
         let removing = Status { state: State::Removing, ..status };
-        dir.write_status(&removing, config.as_ref().map_or(Durability::Volatile, durability_of))?;
+        // Only a mark, so that an interrupted removal is taken up: a full disk must not keep it from being emptied.
+        let _ = dir.write_status(&removing, config.as_ref().map_or(Durability::Volatile, durability_of));
         let deleted = match &config {
             Ok(config) => self.delete(dir, config),
             Err(_) => self.delete_damaged(dir, id),
@@ -133,10 +152,22 @@ impl Engine {
             Err(error) => return Err(cannot(error)),
         }
         if dir.observe().is_ok_and(|observed| observed.is_lost()) {
-            let config = self.config_of(dir)?;
-            self.recover(dir, &config)?;
+            self.recover_for_removal(dir, dir.config().ok().as_ref(), id)?;
         }
         Ok(())
+    }
+
+    /// Takes down what a dead monitor left, where its control group is by default if the configuration does not say.
+    fn recover_for_removal(&self, dir: &ContainerDir, config: Option<&Config>, id: &ContainerId) -> Result<()> {
+        let recovered = match config {
+            Some(config) => self.recover(dir, config),
+            None => self.recover_at(dir, id, Some(&format!("/lighter-{id}"))),
+        };
+        match recovered {
+            // Recording comes last, and the record is about to go.
+            Err(error) if error.kind() == ErrorKind::NoSpace => Ok(()),
+            recovered => recovered.map(|_| ()),
+        }
     }
 
     /// Deletes a container's directory and gives its name back. The caller holds the lock; nothing is mounted below.

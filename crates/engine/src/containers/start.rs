@@ -1,7 +1,7 @@
 //! `start`, and everything said to a monitor afterwards.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use container::client::{self, Ended, Received, Session};
 use container::lifecycle::{Event, step};
@@ -19,6 +19,8 @@ use crate::{Engine, Error, ErrorKind, Result};
 
 /// How long a command waits for another one to let go of a container.
 pub(super) const LOCK_LIMIT: Duration = Duration::from_secs(10);
+/// How long it waits before it looks again at who holds the lock.
+pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a monitor may take to answer a request that needs no waiting.
 const ANSWER_LIMIT: Duration = Duration::from_secs(20);
 /// How long beyond its timeout a stop may take: killing, draining of output, removal of the control group.
@@ -96,15 +98,20 @@ impl Engine {
     /// The container's lock and its status under it, after what a dead monitor left is put right. A monitor that has
     /// just announced the end may hold the lock for another moment.
     fn lock_at_rest(&self, dir: &ContainerDir, config: &Config) -> Result<(Lock, Status)> {
-        let lock = match dir.try_lock() {
-            Err(container::Error::Locked) => {
-                let refused = step(dir.observe()?.state(), &Event::Start).err();
-                if let Some(refused) = refused {
-                    return Err(Error::of_container(refused.into(), config.name.as_str()));
+        let deadline = Instant::now() + LOCK_LIMIT;
+        let lock = loop {
+            match dir.lock(LOOK_AGAIN) {
+                // Another start may have it, and keeps it for as long as the container runs.
+                Err(container::Error::Locked) => {
+                    if let Err(refused) = step(dir.observe()?.state(), &Event::Start) {
+                        return Err(Error::of_container(refused.into(), config.name.as_str()));
+                    }
+                    if Instant::now() >= deadline {
+                        return Err(container::Error::Locked.into());
+                    }
                 }
-                dir.lock(LOCK_LIMIT)?
+                lock => break lock?,
             }
-            lock => lock?,
         };
         let status = dir.status()?;
         if !container::dir::is_active(status.state) {
@@ -119,18 +126,22 @@ impl Engine {
 
     /// Puts right a container whose monitor died, and releases what it held; true when there was something to do.
     pub(super) fn recover(&self, dir: &ContainerDir, config: &Config) -> Result<bool> {
-        let cgroup = config.spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str());
-        match recover(dir, &self.paths.run_container(&config.id), cgroup)? {
+        self.recover_at(dir, &config.id, config.spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()))
+    }
+
+    /// The same, with the control group as it is known: the configuration may be unreadable.
+    pub(super) fn recover_at(&self, dir: &ContainerDir, id: &ContainerId, cgroup: Option<&str>) -> Result<bool> {
+        match recover(dir, &self.paths.run_container(id), cgroup)? {
             Recovered::Nothing => Ok(false),
             Recovered::Lost { lock, left, .. } => {
-                let released = self.release(&config.id);
+                let released = self.release(id);
                 drop(lock);
                 released?;
                 match left.is_empty() {
                     true => Ok(true),
                     false => Err(Error::new(
                         ErrorKind::System,
-                        format!("what container {} left could not all be taken down", config.id.short()),
+                        format!("what container {} left could not all be taken down", id.short()),
                     )
                     .because(left.join("; "))),
                 }
