@@ -48,13 +48,12 @@ impl Terminal {
         }
         wrapped.stdin(copy()).stdout(copy()).stderr(copy());
         let master = File::from(master);
-        let mut terminal = {
-            let child = wrapped.spawn().expect("setsid of util-linux");
-            let output = read_all(master.try_clone().expect("another descriptor"));
-            Self { master, slave, child, output, seen: Vec::new() }
-        };
-        terminal.resize(24, 80);
-        terminal
+        // Before anything runs that could ask for it.
+        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
+        tcsetwinsize(&master, size).expect("set the window's size");
+        let child = wrapped.spawn().expect("setsid of util-linux");
+        let output = read_all(master.try_clone().expect("another descriptor"));
+        Self { master, slave, child, output, seen: Vec::new() }
     }
 
     /// Sets the window's size; the foreground process is told by SIGWINCH.

@@ -68,8 +68,8 @@ pub struct Limits {
     pub max_output: u64,
     /// Most bytes of output for one of input, once output exceeds `ratio_after`.
     ///
-    /// DEFLATE reaches 1032 : 1 and zstd 100 000 : 1 on zeros alone. Layers of programs stay below 20 : 1; a large empty
-    /// file among them still keeps the whole far from this.
+    /// DEFLATE reaches 229 : 1 (at its fastest) to 1032 : 1 on zeros alone, zstd 100 000 : 1. Layers of programs stay
+    /// below 20 : 1; a large empty file among them still keeps the whole far from this.
     pub max_ratio: u64,
     /// Output up to which the ratio does not matter, in bytes.
     pub ratio_after: u64,
@@ -79,7 +79,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_output: 64 << 30, max_ratio: 250, ratio_after: 256 << 20, zstd_window_log: 27 }
+        Self { max_output: 64 << 30, max_ratio: 200, ratio_after: 1 << 30, zstd_window_log: 27 }
     }
 }
 
@@ -364,7 +364,7 @@ mod tests {
         assert!(decode(&gzip(&zeros), None, low) == Err(CodecError::Ratio(100)));
         assert!(decode(&gzip(&zeros), None, high).is_ok());
         let zstd = zstd::encode_all(&zeros[..], 19).expect("in memory");
-        assert_eq!(decode(&zstd, None, ratio), Err(CodecError::Ratio(250)));
+        assert_eq!(decode(&zstd, None, ratio), Err(CodecError::Ratio(200)));
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("encoder");
         encoder.window_log(24).expect("window");
         std::io::Write::write_all(&mut encoder, &zeros).expect("in memory");

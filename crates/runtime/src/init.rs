@@ -2,7 +2,7 @@
 //! single-threaded, and says every failure over the link.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::setsid;
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
@@ -112,32 +112,49 @@ fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>
     let link = inherited.link;
     let Some(listener) = inherited.bundle.and_then(|bundle| bundle.gate.as_ref()) else {
         link.await_start()?;
-        return execute(inherited, prepared, slave, link);
+        run_start_hooks(inherited)?;
+        let streams = streams(inherited, slave)?;
+        let kept = Link::from(process::place_streams(streams, inherited.preserve, link.as_fd())?);
+        return Ok(execute(inherited, prepared, slave.is_some(), &kept));
     };
     link.await_release()?;
-    // The caller may be gone by now: whoever opens the gate is told.
-    let link = gate::wait(listener)?;
-    Ok(execute(inherited, prepared, slave, &link).unwrap_or_else(|error| {
-        link.send_failure(&error);
-        exit_code(&error)
-    }))
+    let listener = process::keep_only(streams(inherited, slave)?, inherited.preserve, listener)?;
+    // The caller may be gone by now: whoever opens the gate is told. The process ends here, past every owner of what
+    // was closed.
+    let code = match gate::wait(&listener) {
+        Ok(link) => match run_start_hooks(inherited) {
+            Ok(()) => execute(inherited, prepared, slave.is_some(), &link),
+            Err(error) => report(&error, &link),
+        },
+        Err(error) => exit_code(&error),
+    };
+    sys::process::exit_now(code)
 }
 
-fn execute(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>, link: &Link) -> Result<i32> {
-    let Inherited { plan, stdio, preserve, .. } = *inherited;
-    if let (Some(bundle), Some(hooks)) = (inherited.bundle, &plan.spec.hooks) {
-        let own = u32::try_from(rustix::process::getpid().as_raw_nonzero().get()).unwrap_or(0);
-        let state = parent::hook_state(plan, bundle, "created", own);
-        hooks::run("startContainer", &hooks.start_container, &state, &plan.process.env)?;
-    }
-    let streams = match slave {
-        Some(slave) => {
-            process::take_terminal(slave)?;
-            Some([slave.as_fd(), slave.as_fd(), slave.as_fd()])
-        }
-        None => process::streams(stdio),
-    };
-    let kept = Link::from(process::place_streams(streams, preserve, link.as_fd())?);
+fn run_start_hooks(inherited: &Inherited<'_>) -> Result<()> {
+    let plan = inherited.plan;
+    let (Some(bundle), Some(hooks)) = (inherited.bundle, &plan.spec.hooks) else { return Ok(()) };
+    let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
+    let state = parent::hook_state(plan, bundle, "created", own);
+    hooks::run("startContainer", &hooks.start_container, &state, &plan.process.env)
+}
+
+fn streams<'a>(inherited: &'a Inherited<'_>, slave: Option<&'a OwnedFd>) -> Result<Option<[BorrowedFd<'a>; 3]>> {
+    let Some(slave) = slave else { return Ok(process::streams(inherited.stdio)) };
+    process::take_terminal(slave)?;
+    Ok(Some([slave.as_fd(), slave.as_fd(), slave.as_fd()]))
+}
+
+/// Tells the caller through `kept`, and gives the exit code. The number of the link itself may be one of the streams'.
+fn report(error: &Error, kept: &Link) -> i32 {
+    kept.send_failure(error);
+    exit_code(error)
+}
+
+/// Executes the command; what it gives is an exit code for a failure, or the command's under `--init`. The descriptors
+/// are in their places.
+fn execute(inherited: &Inherited<'_>, prepared: &Prepared, terminal: bool, kept: &Link) -> i32 {
+    let Inherited { plan, preserve, .. } = *inherited;
     if inherited.bundle.is_some() {
         process::own_streams(&prepared.credentials);
     }
@@ -154,18 +171,13 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedF
         }
         Err(prepared.found.exec())
     };
-    // From here on the caller is told through `kept`: the number of the link itself may be one of the streams' now.
-    let report = |error: &Error| {
-        kept.send_failure(error);
-        exit_code(error)
-    };
+    let report = |error: &Error| report(error, kept);
     if !plan.init {
         // Nothing may be dropped any more: its descriptors are closed.
         sys::process::exit_now(execute().unwrap_or_else(|error| report(&error)));
     }
     let first_kept = 3 + u32::try_from(preserve.len()).unwrap_or(0);
-    let setup =
-        reaper::Setup { terminal: slave.is_some(), die_with_caller: plan.die_with_caller, close_from: first_kept };
+    let setup = reaper::Setup { terminal, die_with_caller: plan.die_with_caller, close_from: first_kept };
     let begun = reaper::run(
         &setup,
         || execute().unwrap_or_else(|error| report(&error)),

@@ -184,6 +184,25 @@ pub(crate) fn place_streams(
     Ok(kept)
 }
 
+/// As [`place_streams`], for a process that is going to wait for long: everything but the places and `keep`, whose copy
+/// is given, is closed, so that whoever waits for the end of one of those files does not wait for us. No owner of a
+/// descriptor may be used or dropped afterwards.
+pub(crate) fn keep_only(streams: Option<[BorrowedFd<'_>; 3]>, preserve: &[OwnedFd], keep: &OwnedFd) -> Result<OwnedFd> {
+    let what = || "cannot arrange the process's descriptors".to_owned();
+    let mut files: Vec<BorrowedFd<'_>> = match streams {
+        Some(streams) => streams.to_vec(),
+        None => vec![rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
+    };
+    files.extend(preserve.iter().map(AsFd::as_fd));
+    let place = i32::try_from(files.len()).unwrap_or(i32::MAX);
+    files.push(keep.as_fd());
+    sys::process::place_descriptors(&files).doing(what)?;
+    // What it needed for that has closed its own copies; from here on numbers are all that counts.
+    drop(files);
+    sys::process::close_from(place.unsigned_abs().saturating_add(1)).doing(what)?;
+    sys::process::inherited(place).doing(what)
+}
+
 /// Signals as a program expects them at start.
 pub(crate) fn reset_signals() -> Result<()> {
     sys::signal::reset_dispositions();
