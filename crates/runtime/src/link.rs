@@ -197,8 +197,12 @@ impl Link {
             let cause = sys::Error::new("poll", format!("{} s", patience.as_secs()), Errno::TIMEDOUT);
             return Err(Error::system("the container's first process does not answer", cause));
         }
-        match sys::socket::receive(&self.0, buffer) {
-            // A process killed with unread messages resets the connection: that is an end too.
+        let received = match sys::socket::receive(&self.0, &mut *buffer) {
+            // Told once when the other side ended with words of ours unread; its own last words are still there.
+            Err(cause) if cause.errno() == Errno::CONNRESET => sys::socket::receive(&self.0, buffer),
+            other => other,
+        };
+        match received {
             Err(cause) if cause.errno() == Errno::CONNRESET => Ok((0, Vec::new())),
             other => other.map_err(|cause| Error::system("cannot hear the container's first process", cause)),
         }

@@ -222,7 +222,11 @@ pub(crate) fn attend(
 ) -> Outcome<u8> {
     let raw = stage.raw()?;
     let begun = session.attach(plan.attach()).and_then(|()| session.start());
-    begun.map_err(|error| relay::conversation(&error))?;
+    match begun {
+        // A start that fails at once may have ended the monitor before we spoke; its last words are heard below.
+        Ok(()) | Err(container::Error::MonitorGone) => {}
+        Err(error) => return Err(relay::conversation(&error)),
+    }
     let end = relay::session(session, plan, &stage.signals, false, || {
         // Whatever could not be repaired is found again by the next command.
         drop(engine.reconcile());

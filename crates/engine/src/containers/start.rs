@@ -55,7 +55,7 @@ impl Engine {
         match spawned {
             Ok(mut session) => {
                 if options.reap_here {
-                    session.take_over_reaping().map_err(|_| lost_monitor())?;
+                    unless_gone(session.take_over_reaping())?;
                 }
                 Ok(session)
             }
@@ -76,7 +76,7 @@ impl Engine {
     /// As [`Engine::start`], and why the command could not be executed.
     pub fn start_detached(&self, id: &ContainerId) -> Result<()> {
         let mut session = self.start(id, StartOptions::default())?;
-        session.start().map_err(|_| lost_monitor())?;
+        unless_gone(session.start())?;
         let deadline = std::time::Instant::now() + START_LIMIT;
         loop {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
@@ -369,6 +369,14 @@ fn map(spec: &mut Spec, start: u32, len: u32) {
 
 pub(super) fn durability_of(config: &Config) -> Durability {
     if config.auto_remove { Durability::Volatile } else { Durability::Durable }
+}
+
+/// What was said to a monitor that has ended already: its last words, why nothing runs, are still to be heard.
+fn unless_gone(said: container::Result<()>) -> Result<()> {
+    match said {
+        Ok(()) | Err(container::Error::MonitorGone) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 pub(super) fn lost_monitor() -> Error {
