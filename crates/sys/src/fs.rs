@@ -246,12 +246,6 @@ impl Lock {
         Ok(fcntl_lock(file, libc::F_OFD_GETLK, libc::F_WRLCK)? != libc::F_UNLCK)
     }
 
-    /// A lock that was taken by the process this descriptor was inherited from.
-    #[must_use]
-    pub fn from_held(file: OwnedFd) -> Self {
-        Self(file)
-    }
-
     /// The descriptor, to pass on.
     #[must_use]
     pub fn into_file(self) -> OwnedFd {

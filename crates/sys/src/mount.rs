@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::CWD;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_fd,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
@@ -288,10 +288,4 @@ pub fn pivot_to_cwd() -> Result<()> {
     rustix::process::pivot_root(".", ".").at("pivot_root", ".")?;
     rustix::mount::unmount(".", rustix::mount::UnmountFlags::DETACH).at("umount2", "the old root")?;
     rustix::process::chdir("/").at("chdir", "/")
-}
-
-/// Whether `path` below `dir` exists, without following a last symbolic link.
-#[must_use]
-pub fn exists_at(dir: impl AsFd, path: &str) -> bool {
-    rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW).is_ok()
 }
