@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::wait::patient;
+
 /// How long a command may take when the test says nothing else.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -209,6 +211,7 @@ impl Running {
     /// When that does not happen within `limit`.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str, limit: Duration) {
+        let limit = patient(limit);
         let end = Instant::now() + limit;
         while !String::from_utf8_lossy(&self.seen).contains(text) {
             let left = end.saturating_duration_since(Instant::now());
@@ -238,6 +241,7 @@ impl Running {
     /// When the deadline passes, or when something still holds the streams open seconds after the exit.
     #[track_caller]
     pub fn finish(mut self, deadline: Duration) -> Output {
+        let deadline = patient(deadline);
         self.child.stdin = None;
         let status = loop {
             if let Some(status) = self.child.try_wait().expect("wait for a child") {
@@ -259,8 +263,8 @@ impl Running {
             std::thread::sleep(Duration::from_millis(1));
         };
         let took = self.started.elapsed();
-        let (rest, out_closed) = drain(&self.stdout, STREAMS_LINGER);
-        let (stderr, err_closed) = drain(&self.stderr, STREAMS_LINGER);
+        let (rest, out_closed) = drain(&self.stdout, patient(STREAMS_LINGER));
+        let (stderr, err_closed) = drain(&self.stderr, patient(STREAMS_LINGER));
         let mut stdout = std::mem::take(&mut self.seen);
         stdout.extend(rest);
         let output = Output { status: code(status), stdout, stderr, took, command: self.command.clone() };

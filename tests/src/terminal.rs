@@ -79,7 +79,7 @@ impl Terminal {
     /// After twenty seconds, with what was shown.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + crate::wait::patient(Duration::from_secs(20));
         loop {
             let found = self.seen.windows(text.len()).position(|piece| piece == text.as_bytes());
             if let Some(at) = found {

@@ -1,13 +1,24 @@
 //! Waiting for a fact, never for a time.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Polls `probe` until it gives a value, and gives it.
+/// `time` as this machine needs it: `LIGHTER_TEST_SLOW` says how many times slower than a machine of today it is, as an
+/// emulated one may be.
+#[must_use]
+pub fn patient(time: Duration) -> Duration {
+    static FACTOR: OnceLock<u32> = OnceLock::new();
+    let said = || std::env::var("LIGHTER_TEST_SLOW").ok().and_then(|text| text.parse().ok());
+    time * *FACTOR.get_or_init(|| said().filter(|factor| *factor > 0).unwrap_or(1))
+}
+
+/// Polls `probe` until it gives a value, and gives it. `limit` is that of a fast machine.
 ///
 /// # Panics
 /// With `what` when `limit` passes first.
 #[track_caller]
 pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T>) -> T {
+    let limit = patient(limit);
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {
@@ -18,8 +29,9 @@ pub fn until<T>(what: &str, limit: Duration, mut probe: impl FnMut() -> Option<T
     }
 }
 
-/// Polls `probe` until it is true or `limit` passes, and says which.
+/// Polls `probe` until it is true or `limit`, that of a fast machine, passes, and says which.
 pub fn becomes_true(limit: Duration, mut probe: impl FnMut() -> bool) -> bool {
+    let limit = patient(limit);
     let start = Instant::now();
     loop {
         if probe() {

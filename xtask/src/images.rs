@@ -27,7 +27,7 @@ pub(crate) fn make() -> Outcome {
 }
 
 /// The first mirror that apt uses, in either form of its sources.
-fn mirror() -> Option<String> {
+pub(crate) fn mirror() -> Option<String> {
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     files
         .extend(std::fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten().map(|entry| entry.path()));
@@ -80,7 +80,7 @@ fn build(release: &Release, mirror: &str, work: &Path, archive: &Path) -> Outcom
 }
 
 /// Runs a command that talks a lot; its last words are shown when it fails.
-fn quiet(command: &mut Command) -> Outcome {
+pub(crate) fn quiet(command: &mut Command) -> Outcome {
     let shown = format!("{command:?}");
     let mut child = command
         .env("DEBIAN_FRONTEND", "noninteractive")

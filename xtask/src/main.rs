@@ -4,6 +4,7 @@
 //! - `tidy`: the house rules that a machine can check.
 //! - `bench`: the figures of the design against the peers on this machine.
 //! - `test-images`: the Debian root file systems for the end-to-end suites.
+//! - `vm`: the end-to-end suite on another kernel, with control groups v2 alone, in a virtual machine.
 //! - `soak`: 500 runs one after the other, and 16 at a time.
 
 mod bench;
@@ -11,6 +12,7 @@ mod checks;
 mod images;
 mod packages;
 mod tidy;
+mod vm;
 
 use std::io::Write;
 use std::process::{Command, ExitCode};
@@ -26,8 +28,9 @@ fn main() -> ExitCode {
         ["tidy"] => tidy::run(),
         ["bench", rest @ ..] => bench::run(rest),
         ["test-images"] => images::make(),
+        ["vm", rest @ ..] => vm::run(rest),
         ["soak"] => checks::soak(),
-        _ => Err("cargo xtask test | tidy | bench [ROUNDS] | test-images | soak".to_owned()),
+        _ => Err("cargo xtask test | tidy | bench [ROUNDS] | test-images | soak | vm [--kernel 6.1|6.12|7.2] [--systemd] [FILTER...]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,10 +24,22 @@ pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
     places.map(|place| std::path::Path::new(place).join(program)).find(|file| file.is_file())
 }
 
+/// What boots a guest: a program that proves a package, and the package.
+const EMULATOR: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), ("depmod", "kmod")];
+
 /// Installs what is missing.
 pub(crate) fn install() -> Outcome {
+    install_some(&NEEDED)
+}
+
+/// Installs the emulator, which `vm` alone needs, if it is missing.
+pub(crate) fn install_emulator() -> Outcome {
+    install_some(&EMULATOR)
+}
+
+fn install_some(wanted: &[(&str, &str)]) -> Outcome {
     let missing: Vec<&str> =
-        NEEDED.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
+        wanted.iter().filter(|(program, _)| find(program).is_none()).map(|(_, package)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -32,6 +32,15 @@ fn loads_every_packing_of_both_formats() {
 }
 
 #[test]
+fn an_image_of_sixty_layers_runs() {
+    let host = Host::new();
+    let many = (0..60).fold(Image::busybox("many:1"), |image, n| image.file(&format!("layers/{n}"), 0o644, b""));
+    host.load(&many);
+    let output = host.lighter(&["run", "--rm", "many:1", "sh", "-c", "ls /layers | wc -l; cat /proc/self/cmdline"]);
+    assert!(output.ok().out().starts_with("60\n"), "{output}");
+}
+
+#[test]
 fn loads_an_unpacked_layout_and_several_images_of_one_archive() {
     let host = Host::new();
     let dir = host.scratch("layout");
