@@ -35,6 +35,7 @@ mod identity;
 mod init;
 mod link;
 mod mounts;
+mod overlay;
 mod parent;
 mod plan;
 mod process;

@@ -3,7 +3,7 @@
 //! Option names are the specification's (`config.md`, "Linux mount options"); what is no mount option is the file
 //! system's own.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use oci::runtime::{LinuxDevice, Mount};
@@ -13,6 +13,7 @@ use sys::{Context as _, Errno};
 
 use crate::cgroup::{Cgroup, Version};
 use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::overlay;
 use crate::plan::{Plan, wrong};
 
 /// A mount to be made.
@@ -411,7 +412,7 @@ pub(crate) fn make_root(
         Rootfs::AsIs(path) => sys::mount::clone_path(path, true)
             .doing(|| format!("cannot use {} as the root file system", path.display()))?,
         Rootfs::Overlay { layers_dir, lowers, writable_dir, volatile } => {
-            overlay(layers_dir, lowers, writable_dir, *volatile, root_ids, userns)?
+            overlay::mount(layers_dir, lowers, writable_dir, *volatile, root_ids, userns)?
         }
     };
     // Device nodes of an image are dead; the ones of /dev sit on their own mount. Without a user namespace MKNOD may
@@ -420,71 +421,6 @@ pub(crate) fn make_root(
     let change = Change { set, propagation: Some(Propagation::Private), recursive: true, ..Change::default() };
     sys::mount::set_attributes(&tree, &change).doing(|| "cannot set up the root file system".to_owned())?;
     Ok(tree)
-}
-
-fn overlay(
-    layers_dir: &Path,
-    lowers: &[String],
-    writable_dir: &Path,
-    volatile: bool,
-    root_ids: (u32, u32),
-    userns: Option<BorrowedFd<'_>>,
-) -> Result<OwnedFd> {
-    let what = || "cannot mount the image's layers".to_owned();
-    let view = |path: &Path| -> sys::Result<OwnedFd> {
-        let tree = sys::mount::clone_path(path, false)?;
-        if let Some(userns) = userns {
-            sys::mount::set_attributes(&tree, &Change { idmap: Some(userns), ..Change::default() })?;
-        }
-        Ok(tree)
-    };
-    // One id-mapped view of the directory that holds all layers, however many there are.
-    let (layers, writable) = (view(layers_dir).doing(what)?, view(writable_dir).doing(what)?);
-    let open = |dir: &OwnedFd, name: &str| {
-        let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY;
-        sys::fs::open_in_root(dir, name, flags, Mode::empty())
-    };
-    let lowers = lowers.iter().map(|name| open(&layers, name)).collect::<sys::Result<Vec<_>>>().doing(what)?;
-    let (upper, work) = (open(&writable, "upper").doing(what)?, open(&writable, "work").doing(what)?);
-    let fs = NewFs::open("overlay").doing(what)?;
-    fs.set("source", "lighter").doing(what)?;
-    // With an index a reused upper directory fails (ESTALE); the other two make the upper directory no plain diff.
-    for key in ["index", "metacopy", "redirect_dir"] {
-        fs.set(key, "off").doing(what)?;
-    }
-    if volatile {
-        fs.set_flag("volatile").doing(what)?;
-    }
-    set_layers(&fs, &lowers, &upper, &work).doing(what)?;
-    if userns.is_none() {
-        return fs.mount(Attributes::empty()).doing(what);
-    }
-    // Overlayfs works in the upper layer with the ids of whoever mounts it, and through the id map the host's root is
-    // nobody (EOVERFLOW, and the mount turns read-only): it is mounted with the ids that the container's root has here.
-    sys::process::with_fs_ids(root_ids.0, root_ids.1, || fs.mount(Attributes::empty())).doing(what)
-}
-
-/// Layers by descriptor (kernel 6.13), by one path each (6.5), or by one list of paths, which ends at 255 bytes.
-fn set_layers(fs: &NewFs, lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> sys::Result<()> {
-    let path = |file: &OwnedFd| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file));
-    let refused = |error: &sys::Error| matches!(error.errno(), Errno::INVAL | Errno::BADF);
-    let by_descriptor = lowers.iter().try_for_each(|lower| fs.set_fd("lowerdir+", lower.as_fd()));
-    match by_descriptor {
-        Ok(()) => {
-            fs.set_fd("upperdir", upper)?;
-            return fs.set_fd("workdir", work);
-        }
-        Err(error) if refused(&error) => {}
-        Err(error) => return Err(error),
-    }
-    match lowers.iter().try_for_each(|lower| fs.set("lowerdir+", &path(lower))) {
-        Err(error) if refused(&error) => {
-            fs.set("lowerdir", &lowers.iter().map(path).collect::<Vec<_>>().join(":"))?;
-        }
-        other => other?,
-    }
-    fs.set("upperdir", &path(upper))?;
-    fs.set("workdir", &path(work))
 }
 
 #[cfg(test)]
