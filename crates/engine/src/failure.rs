@@ -149,8 +149,12 @@ impl From<image::Error> for Error {
             Below::Unreachable { .. } | Below::Transport { .. } | Below::NotFound { .. } | Below::Status { .. } => {
                 Self::new(ErrorKind::Registry, sentence)
             }
+            Below::Configuration { .. } => Self::new(ErrorKind::Invalid, sentence)
+                .hint("what is configured for registries is wrong; docs/guide.md lists the files that are read"),
+            Below::Blocked { .. } => Self::new(ErrorKind::Registry, sentence)
+                .hint("a [[registry]] of registries.conf or lighter/registries.toml says blocked = true"),
             Below::Denied { .. } => Self::new(ErrorKind::Registry, sentence)
-                .hint("the repository may not exist, or may need credentials in ~/.docker/config.json"),
+                .hint("the repository may not exist, or needs a login: lighter login REGISTRY"),
             Below::Write { source, .. } => with_hint(Self::from(source).kind(), sentence),
             Below::Login { .. } => {
                 Self::new(ErrorKind::Registry, sentence).hint("check the user name and the password or access token")

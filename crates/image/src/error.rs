@@ -160,6 +160,22 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
+    /// What is configured for registries cannot be used.
+    #[error("{what}: {reason}")]
+    Configuration {
+        /// The file, or the setting.
+        what: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Configuration forbids to use the registry.
+    #[error("registry {registry} is blocked by configuration: {repository}")]
+    Blocked {
+        /// Host and port.
+        registry: String,
+        /// Registry and repository.
+        repository: String,
+    },
     /// The registry wants other credentials, or any.
     #[error("registry {registry}: access to {repository} denied: {reason}")]
     Denied {
@@ -211,6 +227,10 @@ pub enum Error {
 }
 
 impl Error {
+    pub(crate) fn configuration(what: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Configuration { what: what.into(), reason: reason.into() }
+    }
+
     pub(crate) fn malformed(what: impl Into<String>, reason: impl Into<String>) -> Self {
         Self::Malformed { what: what.into(), reason: reason.into() }
     }

@@ -89,6 +89,9 @@ pub trait Progress: Sync {
     fn mounted(&self, layer: &Digest, _from: &str) {
         self.layer(layer, Phase::Pushed, 0, 0);
     }
+
+    /// Something that its user should read, such as a registry's own warning.
+    fn warning(&self, _text: &str) {}
 }
 
 /// Progress nobody listens to.

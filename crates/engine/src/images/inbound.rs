@@ -36,7 +36,7 @@ impl Engine {
         progress: &dyn Progress,
     ) -> Result<(ImageRecord, bool)> {
         let platform = platform(options.platform.as_deref())?;
-        let client = self.registry_options(reference.domain(), options.insecure)?;
+        let client = self.registry_options(options.insecure)?;
         self.bring_in(progress, |inbound, store| {
             let before = store.get(reference)?.map(|record| record.id().clone());
             let record = inbound.platform(platform).pull(reference, client)?;

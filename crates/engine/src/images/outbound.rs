@@ -87,10 +87,14 @@ impl Engine {
             ));
         }
         let elsewhere = other_repositories(&store, reference, &record)?;
-        let client = Client::to_push(reference, self.registry_options(reference.domain(), options.insecure)?);
+        let client = Client::to_push(reference, self.registry_options(options.insecure)?)?;
         let outbound = Outbound { content: &content, progress, elsewhere: &elsewhere };
         let tag = reference.tag().unwrap_or(oci::reference::DEFAULT_TAG);
-        let pushed = client.push(&outbound, &record, tag, wanted.is_some())?;
+        let pushed = client.push(&outbound, &record, tag, wanted.is_some());
+        for warning in client.warnings() {
+            progress.warning(&warning);
+        }
+        let pushed = pushed?;
         Ok(Pushed {
             digest: pushed.target.digest,
             size: pushed.target.size,

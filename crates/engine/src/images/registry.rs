@@ -1,18 +1,27 @@
 //! `login` and `logout`, and who to be at a registry.
 
-use image::registry::{Client, ConfigFile, Credentials, Kept, Login, Options};
+use std::path::PathBuf;
+
+use image::registry::{Client, ConfigFile, Configuration, Credentials, Kept, Login, Options, Places, Proxies, Secret};
 
 use super::LoginKept;
 use crate::{Engine, Error, ErrorKind, Result};
 
 impl Engine {
-    /// How to speak to `registry` (host and port): with the login that is kept for it.
-    pub(crate) fn registry_options(&self, registry: &str, insecure: bool) -> Result<Options> {
-        let credentials = match &self.paths.logins {
-            Some(path) => ConfigFile::new(path).credentials(registry)?,
-            None => Credentials::default(),
-        };
-        Ok(Options { credentials, insecure, ..Options::default() })
+    /// How to speak to registries: as this host and its user have configured it, with the logins that are kept.
+    pub(crate) fn registry_options(&self, insecure: bool) -> Result<Options> {
+        let configuration = Configuration::read(&Places::of_host())?;
+        let docker = self.paths.logins.as_ref().map(|path| ConfigFile::new(path));
+        let mut proxies = Proxies::of_environment().or(configuration.proxies());
+        if let Some(docker) = &docker {
+            proxies = proxies.or(docker.proxies()?);
+        }
+        let files = docker.into_iter().chain(containers_logins()).collect();
+        let credentials = Credentials::in_files(files);
+        let mut options = Options { credentials, insecure, proxies, ..Options::default() };
+        configuration.tune(&mut options);
+        options.configuration = configuration;
+        Ok(options)
     }
 
     fn logins(&self) -> Result<ConfigFile> {
@@ -29,8 +38,7 @@ impl Engine {
     /// Docker's `config.json` cannot be read; a credential helper fails.
     pub fn login_name(&self, registry: &str) -> Result<Option<String>> {
         let Some(path) = &self.paths.logins else { return Ok(None) };
-        let credentials = ConfigFile::new(path).credentials(registry)?;
-        Ok(credentials.get(registry).map(|login| login.username.clone()))
+        Ok(ConfigFile::new(path).login(registry, "")?.map(|login| login.username))
     }
 
     /// Asks `registry` whether it accepts the login that is kept for it.
@@ -38,18 +46,20 @@ impl Engine {
     /// # Errors
     /// [`ErrorKind::Registry`] when it does not.
     pub fn check_login(&self, registry: &str) -> Result<()> {
-        Ok(Client::check_login(registry, self.registry_options(registry, false)?)?)
+        Ok(Client::check_login(registry, self.registry_options(false)?).map(drop)?)
     }
 
-    /// Asks `registry` whether it accepts this name and password, and keeps them if so.
+    /// Asks `registry` whether it accepts this name and password, and keeps them if so: in the password's place the
+    /// identity token that some registries give for it.
     ///
     /// # Errors
     /// [`ErrorKind::Registry`] when it does not; those of writing docker's `config.json`, or the helper's.
     pub fn login(&self, registry: &str, username: &str, password: &str) -> Result<LoginKept> {
         let mut credentials = Credentials::default();
         credentials.insert(registry, username, password);
-        Client::check_login(registry, Options { credentials, ..Options::default() })?;
-        let login = Login { username: username.to_owned(), password: password.to_owned() };
+        let identity = Client::check_login(registry, Options { credentials, ..self.registry_options(false)? })?;
+        let secret = identity.map_or_else(|| Secret::Password(password.to_owned()), Secret::IdentityToken);
+        let login = Login { username: username.to_owned(), secret };
         Ok(match self.logins()?.store(registry, &login)? {
             Kept::File(path) => LoginKept::File(path),
             Kept::Helper => LoginKept::Helper,
@@ -63,4 +73,16 @@ impl Engine {
     pub fn logout(&self, registry: &str) -> Result<bool> {
         Ok(self.logins()?.erase(registry)?)
     }
+}
+
+/// Where containers' tools keep logins, in the order in which they look (containers-auth.json(5)).
+fn containers_logins() -> Vec<ConfigFile> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let below = |dir: Option<PathBuf>| dir.map(|dir| dir.join("containers/auth.json"));
+    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+    [set("REGISTRY_AUTH_FILE"), below(set("XDG_RUNTIME_DIR")), below(config)]
+        .into_iter()
+        .flatten()
+        .map(|path| ConfigFile::of_containers(&path))
+        .collect()
 }

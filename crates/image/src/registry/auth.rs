@@ -1,9 +1,8 @@
-//! Challenges (RFC 9110 §11, distribution's token specification) and the tokens that answer them.
+//! Challenges (RFC 9110 §11, distribution's token specification), and the scopes that tokens are asked for.
 
-use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+
 use ureq::http::{HeaderMap, header::WWW_AUTHENTICATE};
-
-use super::http::Access;
 
 /// Longest header that is looked at, in bytes.
 const HEADER_MAX: usize = 8 << 10;
@@ -30,52 +29,42 @@ impl Challenge {
         let bearer = all.iter().find(|challenge| matches!(challenge, Self::Bearer { .. }));
         bearer.or_else(|| all.first()).cloned()
     }
-
-    /// Where to fetch the token for `scopes`, for `Bearer`.
-    pub(super) fn token_url(&self, scopes: &[String]) -> Option<String> {
-        let Self::Bearer { realm, service, .. } = self else { return None };
-        let mut url = realm.clone();
-        let mut separator = if url.contains('?') { '&' } else { '?' };
-        let parameters =
-            std::iter::once(("service", service.as_str())).chain(scopes.iter().map(|s| ("scope", s.as_str())));
-        for (key, value) in parameters.filter(|(_, value)| !value.is_empty()) {
-            url.push(separator);
-            url.push_str(key);
-            url.push('=');
-            url.push_str(&percent_encode(value));
-            separator = '&';
-        }
-        Some(url)
-    }
 }
 
-/// What to ask the token server for: what the registry says, and what this program will need of `repository` next, so
-/// that one token does for all of a push.
-pub(super) fn scopes(challenge: &Challenge, repository: &str, access: Access) -> Vec<String> {
-    let Challenge::Bearer { scope, .. } = challenge else { return Vec::new() };
-    let said = scope.split_whitespace().map(str::to_owned);
-    match access {
-        Access::Login => said.collect(),
-        Access::Pull if scope.trim().is_empty() => vec![format!("repository:{repository}:pull")],
-        Access::Pull => said.collect(),
-        Access::Push => {
-            let prefix = format!("repository:{repository}:");
-            let own = format!("{prefix}pull,push");
-            std::iter::once(own).chain(said.filter(|scope| !scope.starts_with(&prefix))).collect()
-        }
-    }
-}
+/// What a token allows: actions by resource (`repository:NAME`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Scopes(BTreeMap<String, BTreeSet<String>>);
 
-fn percent_encode(value: &str) -> String {
-    let mut out = String::with_capacity(value.len());
-    for byte in value.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'/' | b':' | b',') {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
+impl Scopes {
+    /// `actions`, separated by commas, in one repository.
+    pub(super) fn of_repository(repository: &str, actions: &str) -> Self {
+        let mut scopes = Self::default();
+        scopes.add(&format!("repository:{repository}:{actions}"));
+        scopes
+    }
+
+    /// Adds what `text`, scopes separated by white space, says.
+    pub(super) fn add(&mut self, text: &str) {
+        for scope in text.split_whitespace() {
+            // The name may have colons of its own, of a port.
+            let Some((resource, actions)) = scope.rsplit_once(':') else { continue };
+            let known = self.0.entry(resource.to_owned()).or_default();
+            known.extend(actions.split(',').filter(|action| !action.is_empty()).map(str::to_owned));
         }
     }
-    out
+
+    /// Whether all that `other` says is here.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        other.0.iter().all(|(resource, actions)| self.0.get(resource).is_some_and(|known| known.is_superset(actions)))
+    }
+
+    /// As token servers want them.
+    pub(super) fn words(&self) -> Vec<String> {
+        let word = |(resource, actions): (&String, &BTreeSet<String>)| {
+            format!("{resource}:{}", actions.iter().map(String::as_str).collect::<Vec<_>>().join(","))
+        };
+        self.0.iter().map(word).collect()
+    }
 }
 
 /// All challenges of one header: `Scheme key=value, key="value", Scheme …`.
@@ -130,21 +119,6 @@ fn value_of(text: &str) -> (String, &str) {
     (value, "")
 }
 
-/// The token in a token server's answer, as the value of an `Authorization` header.
-pub(super) fn bearer(answer: &[u8]) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Answer {
-        #[serde(default)]
-        token: Option<String>,
-        #[serde(default)]
-        access_token: Option<String>,
-    }
-    let answer: Answer = serde_json::from_slice(answer).ok()?;
-    let token = answer.token.filter(|t| !t.is_empty()).or(answer.access_token)?;
-    let sound = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
-    sound.then(|| format!("Bearer {token}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,11 +134,7 @@ mod tests {
             parse(
                 r#"Basic realm="x", Bearer realm="https://auth.example/token",service="reg, \"x\"",scope="repository:a/b:pull""#
             ),
-            [Challenge::Basic, bearer.clone()]
-        );
-        assert_eq!(
-            bearer.token_url(&scopes(&bearer, "unused", Access::Pull)).expect("a url"),
-            "https://auth.example/token?service=reg%2C%20%22x%22&scope=repository:a/b:pull".replace("%2C", ",")
+            [Challenge::Basic, bearer]
         );
         assert_eq!(
             parse("bearer realm=r"),
@@ -176,30 +146,13 @@ mod tests {
     }
 
     #[test]
-    fn a_push_asks_for_everything_at_once() {
-        let bearer = |scope: &str| Challenge::Bearer {
-            realm: "https://auth.example/token".to_owned(),
-            service: String::new(),
-            scope: scope.to_owned(),
-        };
-        let own = "repository:a/b:pull,push";
-        assert_eq!(scopes(&bearer("repository:a/b:pull"), "a/b", Access::Push), [own]);
-        let both = bearer("repository:a/b:pull,push repository:c:pull");
-        assert_eq!(scopes(&both, "a/b", Access::Push), [own, "repository:c:pull"]);
-        assert_eq!(
-            both.token_url(&scopes(&both, "a/b", Access::Push)).expect("a url"),
-            "https://auth.example/token?scope=repository:a/b:pull,push&scope=repository:c:pull"
-        );
-        assert_eq!(scopes(&bearer(""), "a/b", Access::Pull), ["repository:a/b:pull"]);
-        assert_eq!(scopes(&bearer(""), "", Access::Login), [""; 0]);
-    }
-
-    #[test]
-    fn tokens_must_fit_a_header() {
-        assert_eq!(bearer(br#"{"token":"abc","expires_in":300}"#).as_deref(), Some("Bearer abc"));
-        assert_eq!(bearer(br#"{"token":"","access_token":"x.y"}"#).as_deref(), Some("Bearer x.y"));
-        for bad in [&b"{}"[..], b"", b"[]", br#"{"token":"a\r\nX: y"}"#, br#"{"token":null}"#, br#"{"token":"a b"}"#] {
-            assert_eq!(bearer(bad), None);
-        }
+    fn scopes_are_joined_by_resource() {
+        let mut scopes = Scopes::of_repository("a/b", "pull,push");
+        scopes.add("repository:a/b:pull repository:c:pull nonsense registry:catalog:*");
+        assert_eq!(scopes.words(), ["registry:catalog:*", "repository:a/b:pull,push", "repository:c:pull"]);
+        assert!(scopes.covers(&Scopes::of_repository("a/b", "pull")));
+        assert!(scopes.covers(&Scopes::default()));
+        assert!(!scopes.covers(&Scopes::of_repository("a/b", "delete")));
+        assert!(!scopes.covers(&Scopes::of_repository("a", "pull")));
     }
 }

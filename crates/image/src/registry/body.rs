@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use oci::Digest;
 use oci::image::Descriptor;
 use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
@@ -15,10 +16,12 @@ const FORGIVE_AFTER: u64 = 1 << 20;
 
 /// Reads as the whole blob. Gives at most the descriptor's size; whether the content is right is for the reader to say.
 pub(super) struct Body<'a> {
-    http: &'a Http,
-    repository: &'a str,
+    /// Who has it, in the order in which they are asked; at least one.
+    serving: Vec<&'a Http>,
+    /// Which of them is asked now.
+    turn: usize,
     cancel: &'a Cancel,
-    path: String,
+    digest: Digest,
     size: u64,
     offset: u64,
     reader: Option<Box<dyn Read + Send>>,
@@ -27,18 +30,12 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn open(
-        http: &'a Http,
-        repository: &'a str,
-        path: String,
-        descriptor: &Descriptor,
-        cancel: &'a Cancel,
-    ) -> Result<Self> {
+    pub(super) fn open(serving: Vec<&'a Http>, descriptor: &Descriptor, cancel: &'a Cancel) -> Result<Self> {
         let mut body = Self {
-            http,
-            repository,
+            serving,
+            turn: 0,
             cancel,
-            path,
+            digest: descriptor.digest.clone(),
             size: descriptor.size,
             offset: 0,
             reader: None,
@@ -49,27 +46,54 @@ impl<'a> Body<'a> {
         Ok(body)
     }
 
+    fn http(&self) -> &'a Http {
+        self.serving[self.turn]
+    }
+
+    /// Goes on with the next endpoint, if there is one.
+    fn turn_to_next(&mut self) -> bool {
+        let more = self.turn + 1 < self.serving.len();
+        self.turn += usize::from(more);
+        more
+    }
+
     fn connect(&mut self) -> Result<()> {
+        loop {
+            let error = match self.connect_here() {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if matches!(error, Error::Unreachable { .. }) {
+                self.http().give_up();
+            }
+            if matches!(error, Error::Cancelled) || !self.turn_to_next() {
+                return Err(error);
+            }
+        }
+    }
+
+    fn connect_here(&mut self) -> Result<()> {
+        let http = self.http();
         let range = format!("bytes={}-", self.offset);
         let headers: &[_] = if self.offset > 0 { &[(RANGE, range.as_str())] } else { &[] };
-        let response = self.http.get(self.repository, &self.path, headers, self.cancel)?;
+        let response = http.get(&http.path(&format!("blobs/{}", self.digest)), headers, self.cancel)?;
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let length: Option<u64> = header(CONTENT_LENGTH).and_then(|v| v.parse().ok());
         let content_range = header(CONTENT_RANGE).unwrap_or_default();
-        let mut reader = response.into_body().into_reader();
+        let mut reader = http.paced(response);
         let expected = if partial { self.size - self.offset } else { self.size };
         if let Some(actual) = length.filter(|length| *length != expected) {
-            let what = format!("the registry's answer for {}", self.path);
+            let what = format!("the registry's answer for {}", self.digest);
             return Err(Error::Size { what, expected, actual });
         }
         if partial && !content_range.starts_with(&format!("bytes {}-", self.offset)) {
-            return Err(self.http.broken(&format!("it was asked for {range} and answers {content_range:?}")));
+            return Err(http.broken(&format!("it was asked for {range} and answers {content_range:?}")));
         }
         if !partial && self.offset > 0 {
             // A server that cannot resume begins anew; what is here already is the same content, or its digest tells.
             let mut again = reader.by_ref().take(self.offset);
-            io::copy(&mut again, &mut io::sink()).map_err(|e| self.http.broken(&e.to_string()))?;
+            io::copy(&mut again, &mut io::sink()).map_err(|e| http.broken(&e.to_string()))?;
         }
         self.reader = Some(Box::new(reader));
         Ok(())
@@ -84,11 +108,11 @@ impl<'a> Body<'a> {
         let left = self.size - self.offset;
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(buf.len());
         match reader.read(&mut buf[..most]) {
-            Ok(0) => {
-                Err(self.http.broken(&format!("it ended {} after {} of {} bytes", self.path, self.offset, self.size)))
-            }
+            Ok(0) => Err(self
+                .http()
+                .broken(&format!("it ended {} after {} of {} bytes", self.digest, self.offset, self.size))),
             Ok(n) => Ok(n),
-            Err(error) => Err(self.http.broken(&format!("{}: {error}", self.path))),
+            Err(error) => Err(self.http().broken(&format!("{}: {error}", self.digest))),
         }
     }
 
@@ -105,7 +129,7 @@ impl Read for Body<'_> {
         }
         if self.offset == self.size {
             if self.has_more() {
-                return Err(Error::TooLarge { what: format!("blob {}", self.path), limit: self.size }.into_io());
+                return Err(Error::TooLarge { what: format!("blob {}", self.digest), limit: self.size }.into_io());
             }
             self.reader = None;
             return Ok(0);
@@ -124,10 +148,14 @@ impl Read for Body<'_> {
             }
             self.failures += 1;
             self.last_failure_at = self.offset;
-            if self.failures >= self.http.attempts() || !matches!(error, Error::Transport { .. }) {
-                return Err(error.into_io());
+            if self.failures >= self.http().attempts() || !matches!(error, Error::Transport { .. }) {
+                if matches!(error, Error::Cancelled) || !self.turn_to_next() {
+                    return Err(error.into_io());
+                }
+                self.failures = 0;
+                continue;
             }
-            self.http.pause(self.failures, None, self.cancel).map_err(Error::into_io)?;
+            self.http().pause(self.failures, None, self.cancel).map_err(Error::into_io)?;
         }
     }
 }

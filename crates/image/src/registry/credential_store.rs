@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Login;
+use super::{Login, Secret};
 use crate::content::read_bounded;
 use crate::{Error, Result};
 
@@ -65,9 +65,9 @@ impl Helper {
             (true, Err(_)) => return Err(self.failed("its answer is not what helpers say")),
         };
         if entry.username == TOKEN_USER {
-            return Err(self.failed("it holds an identity token, which is not supported yet; log in with a password"));
+            return Ok(Some(Login { username: String::new(), secret: Secret::IdentityToken(entry.secret) }));
         }
-        Ok(Some(Login { username: entry.username, password: entry.secret }))
+        Ok(Some(Login { username: entry.username, secret: Secret::Password(entry.secret) }))
     }
 
     /// Keeps `login` for `server`.
@@ -75,8 +75,11 @@ impl Helper {
     /// # Errors
     /// The helper is not installed, or fails.
     pub(super) fn store(&self, server: &str, login: &Login) -> Result<()> {
-        let entry =
-            Entry { server_url: server.to_owned(), username: login.username.clone(), secret: login.password.clone() };
+        let (username, secret) = match &login.secret {
+            Secret::Password(password) => (login.username.as_str(), password),
+            Secret::IdentityToken(token) | Secret::RegistryToken(token) => (TOKEN_USER, token),
+        };
+        let entry = Entry { server_url: server.to_owned(), username: username.to_owned(), secret: secret.clone() };
         let input = serde_json::to_vec(&entry).map_err(|_| self.failed("the login cannot be written"))?;
         self.demand("store", &input)
     }
@@ -169,7 +172,7 @@ mod tests {
         }
         let absent = Helper::new("no-such-helper.here").expect("a name");
         assert!(absent.get("reg.example").expect("no login").is_none());
-        let login = Login { username: "u".to_owned(), password: "p".to_owned() };
+        let login = Login { username: "u".to_owned(), secret: Secret::Password("p".to_owned()) };
         assert!(absent.store("reg.example", &login).expect_err("absent").to_string().contains("not installed"));
     }
 }

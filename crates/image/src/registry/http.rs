@@ -1,55 +1,40 @@
-//! Requests to one registry: scheme, authorisation, redirects, retries.
+//! Requests to one endpoint: scheme, authorisation, redirects, retries.
 //!
-//! TLS comes first; a registry on loopback, or one declared insecure, may answer without. Credentials and tokens are
-//! sent to the registry's own origin only, whatever it redirects to.
+//! TLS comes first; an endpoint that is on loopback, or declared insecure, may answer without. Credentials, tokens and
+//! configured headers are sent to the endpoint's own origin only, whatever it redirects to.
 
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use oci::Reference;
-use oci::reference::{DEFAULT_DOMAIN, host_of, is_loopback_host};
-use serde::Deserialize;
-use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, LOCATION, RETRY_AFTER};
+use oci::reference::{host_of, is_loopback_host};
+use ureq::http::header::{AUTHORIZATION, CONTENT_LENGTH, HeaderName, LOCATION};
 use ureq::http::{self, Method, Response, StatusCode, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::transport::DefaultConnector;
 use ureq::{Agent, Body, Proxy, SendBody};
 
-use super::Options;
-use super::auth::{Challenge, bearer, scopes};
+use super::auth::{Challenge, Scopes};
 use super::dns::HostResolver;
+use super::endpoint::{Endpoint, Scheme, Trust};
+use super::failure::wait_before_retry;
+use super::pace::Paced;
+use super::place::{origin_of, percent_encode, place, resolve};
+use super::token::Tokens;
+use super::{Options, tls};
 use crate::assemble::Cancel;
-use crate::content::read_bounded;
 use crate::{Error, Result};
 
-/// Where Docker's images really are.
-const DOCKER_REGISTRY: &str = "registry-1.docker.io";
 const USER_AGENT: &str = concat!("lighter/", env!("CARGO_PKG_VERSION"));
 const REDIRECTS_MAX: usize = 5;
-/// Largest token answer or error body read, in bytes.
-const ANSWER_MAX: u64 = 1 << 20;
-const ROOTS_MAX: u64 = 16 << 20;
-/// Longest wait a registry may ask for; beyond it the user decides.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 const BACKOFF_MAX: Duration = Duration::from_secs(8);
 const TICK: Duration = Duration::from_millis(50);
-/// Where distributions keep the trusted roots: Debian, Fedora, SUSE, Alpine.
-const ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Scheme {
-    Https,
-    Http,
-}
+/// How often a mirror is tried: the registry itself is behind it.
+const MIRROR_ATTEMPTS: u32 = 2;
 
 /// A response, and whether it came from the origin that was asked or from where that redirected.
-struct Answer {
-    response: Response<Body>,
+pub(super) struct Answer {
+    pub(super) response: Response<Body>,
     at_home: bool,
 }
 
@@ -80,12 +65,14 @@ pub(super) struct Request<'a> {
     pub(super) headers: &'a [(HeaderName, &'a str)],
     /// The body; none has length 0 for methods that have one.
     pub(super) content: Option<&'a Content<'a>>,
+    /// Another repository of the registry that is read from.
+    pub(super) also_from: Option<&'a str>,
 }
 
 impl<'a> Request<'a> {
     /// Without a body.
     pub(super) fn new(method: Method, headers: &'a [(HeaderName, &'a str)]) -> Self {
-        Self { method, headers, content: None }
+        Self { method, headers, content: None, also_from: None }
     }
 
     fn is_read(&self) -> bool {
@@ -93,47 +80,48 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Sends requests to one registry.
+/// Sends requests to one endpoint.
 #[derive(Debug)]
 pub(super) struct Http {
-    /// Host and port requests go to.
-    authority: String,
-    /// The domain of the reference, under which credentials are filed.
-    domain: String,
-    options: Options,
+    pub(super) endpoint: Endpoint,
+    pub(super) options: Arc<Options>,
     access: Access,
-    on_loopback: bool,
-    plain_allowed: bool,
+    /// Whether others come after it when it fails.
+    is_mirror: bool,
     scheme: OnceLock<Scheme>,
-    agent: OnceLock<Agent>,
-    authorization: Mutex<Option<String>>,
+    agents: Mutex<BTreeMap<(bool, Option<String>), Agent>>,
+    pub(super) tokens: Tokens,
+    /// It failed in a way that will last.
+    given_up: AtomicBool,
+    /// What registries want their users to read.
+    pub(super) warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Http {
-    pub(super) fn new(reference: &Reference, options: Options, access: Access) -> Self {
-        Self::of_domain(reference.domain().to_owned(), options, access)
-    }
-
-    /// For a registry by its host and port.
-    pub(super) fn of_domain(domain: String, options: Options, access: Access) -> Self {
-        let authority = if domain == DEFAULT_DOMAIN { DOCKER_REGISTRY.to_owned() } else { domain.clone() };
-        let on_loopback = is_loopback_host(host_of(&domain));
-        let plain_allowed = options.insecure || on_loopback;
+    pub(super) fn new(
+        endpoint: Endpoint,
+        options: Arc<Options>,
+        access: Access,
+        is_mirror: bool,
+        warnings: Arc<Mutex<Vec<String>>>,
+    ) -> Self {
+        let scheme = endpoint.scheme.map_or_else(OnceLock::new, OnceLock::from);
         Self {
-            authority,
-            domain,
+            endpoint,
             options,
             access,
-            on_loopback,
-            plain_allowed,
-            scheme: OnceLock::new(),
-            agent: OnceLock::new(),
-            authorization: Mutex::new(None),
+            is_mirror,
+            scheme,
+            agents: Mutex::default(),
+            tokens: Tokens::default(),
+            given_up: AtomicBool::new(false),
+            warnings,
         }
     }
 
     pub(super) fn attempts(&self) -> u32 {
-        self.options.attempts.max(1)
+        let most = if self.is_mirror { MIRROR_ATTEMPTS } else { u32::MAX };
+        self.options.attempts.clamp(1, most)
     }
 
     /// Bytes of an upload's chunk, at least one.
@@ -141,15 +129,39 @@ impl Http {
         self.options.chunk.max(1)
     }
 
-    /// The conversation broke in a way that is worth another attempt.
-    pub(super) fn broken(&self, reason: &str) -> Error {
-        Error::Transport { registry: self.domain.clone(), reason: printable(reason) }
+    pub(super) fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
     }
 
-    /// Waits before attempt `attempt + 1`, as long as the registry asks or else ever longer.
+    /// Does not ask this endpoint any more, when there are others.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(self.is_mirror, Ordering::Relaxed);
+    }
+
+    /// The path of `rest` in the repository.
+    pub(super) fn path(&self, rest: &str) -> Target {
+        let mut path = format!("{}/{}/{rest}", self.endpoint.root, self.endpoint.repository);
+        if let Some(namespace) = &self.endpoint.namespace {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&format!("ns={}", percent_encode(namespace)));
+        }
+        Target::Path(path)
+    }
+
+    /// The reader of a response's body, which a peer cannot draw out.
+    pub(super) fn paced(&self, response: Response<Body>) -> Paced<ureq::BodyReader<'static>> {
+        Paced::new(response.into_body().into_reader(), self.options.timeouts)
+    }
+
+    /// Waits before attempt `attempt + 1`, as long as the registry asks or else ever longer, and never quite as long as
+    /// others that were sent away at the same time.
     pub(super) fn pause(&self, attempt: u32, retry_after: Option<Duration>, cancel: &Cancel) -> Result<()> {
         let doubled = self.options.backoff.saturating_mul(1 << attempt.saturating_sub(1).min(10)).min(BACKOFF_MAX);
-        let until = Instant::now() + retry_after.unwrap_or(doubled);
+        let mut noise = [0_u8; 1];
+        // Without randomness everybody waits alike; that is no failure.
+        let _ = rustix::rand::getrandom(&mut noise, rustix::rand::GetRandomFlags::NONBLOCK);
+        let jitter = doubled / 2 * u32::from(noise[0]) / 256;
+        let until = Instant::now() + retry_after.map_or(doubled / 2, |said| said) + jitter;
         while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             if cancel.is_set() {
                 return Err(Error::Cancelled);
@@ -159,29 +171,22 @@ impl Http {
         Ok(())
     }
 
-    /// GETs `path`, with everything it takes to get a good answer.
+    /// GETs `target`, with everything it takes to get a good answer.
     pub(super) fn get(
         &self,
-        repository: &str,
-        path: &str,
+        target: &Target,
         headers: &[(HeaderName, &str)],
         cancel: &Cancel,
     ) -> Result<Response<Body>> {
-        self.request(repository, &Target::Path(path.to_owned()), &Request::new(Method::GET, headers), cancel)
+        self.request(target, &Request::new(Method::GET, headers), cancel)
     }
 
     /// Sends `request`, again and again where that may help.
-    pub(super) fn request(
-        &self,
-        repository: &str,
-        target: &Target,
-        request: &Request<'_>,
-        cancel: &Cancel,
-    ) -> Result<Response<Body>> {
+    pub(super) fn request(&self, target: &Target, request: &Request<'_>, cancel: &Cancel) -> Result<Response<Body>> {
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let error = match self.once(repository, target, request) {
+            let error = match self.once(target, request) {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -194,27 +199,55 @@ impl Http {
     }
 
     /// Sends `request` once, or twice when the first answer asks for authorisation.
-    pub(super) fn once(&self, repository: &str, target: &Target, request: &Request<'_>) -> Result<Response<Body>> {
+    pub(super) fn once(&self, target: &Target, request: &Request<'_>) -> Result<Response<Body>> {
         let path = match target {
             Target::Path(path) => path,
             Target::Elsewhere(uri) => {
                 let Answer { response, .. } = self.send(uri, request, None)?;
-                return self.good(response, repository, uri.path());
+                return self.good(response, uri.path());
             }
         };
-        let used = self.authorization().clone();
+        let scopes = self.scopes(request);
+        let used = self.authorization(&scopes)?;
         let Answer { response, at_home } = self.to_registry(path, request, used.as_deref())?;
         // A challenge from where a redirect led is not the registry's, and must not be answered with its login.
         if response.status() != StatusCode::UNAUTHORIZED || !at_home {
-            return self.good(response, repository, path);
+            return self.good(response, path);
         }
         let Some(challenge) = Challenge::of(response.headers()) else {
-            return self.good(response, repository, path);
+            return self.good(response, path);
         };
-        let fresh = self.answer(&challenge, repository)?;
+        let fresh = self.authorize(challenge, &scopes, used.as_deref())?;
         let Answer { response, .. } = self.to_registry(path, request, Some(&fresh))?;
-        *self.authorization() = Some(fresh);
-        self.good(response, repository, path)
+        self.good(response, path)
+    }
+
+    fn scopes(&self, request: &Request<'_>) -> Scopes {
+        let actions = match self.access {
+            Access::Login => return Scopes::default(),
+            Access::Pull => "pull",
+            Access::Push => "pull,push",
+        };
+        let mut scopes = Scopes::of_repository(&self.endpoint.repository, actions);
+        if let Some(from) = request.also_from {
+            scopes.add(&format!("repository:{from}:pull"));
+        }
+        scopes
+    }
+
+    /// Whether the registry accepts the login there is for it; an identity token, if it gives one for the password.
+    pub(super) fn check_login(&self) -> Result<Option<String>> {
+        let path = format!("{}/", self.endpoint.root);
+        let request = Request::new(Method::GET, &[]);
+        let Answer { response, at_home } = self.to_registry(&path, &request, None)?;
+        let challenge = Challenge::of(response.headers()).filter(|_| at_home);
+        if response.status() != StatusCode::UNAUTHORIZED {
+            return self.good(response, &path).map(|_| None);
+        }
+        let Some(challenge) = challenge else { return self.good(response, &path).map(|_| None) };
+        let identity = self.identity(&challenge)?;
+        self.get(&Target::Path(path), &[], &Cancel::default())?;
+        Ok(identity)
     }
 
     /// Where `response`, the answer to a request to `asked`, says to go on.
@@ -227,77 +260,18 @@ impl Http {
         let next = said.and_then(|said| resolve(&base, said));
         let next = next.ok_or_else(|| self.broken("it does not say where to send to"))?;
         // Behind a proxy that ends TLS, registries name themselves without it.
-        if next.authority().is_some_and(|authority| authority.as_str().eq_ignore_ascii_case(&self.authority)) {
+        let home = |authority: &http::uri::Authority| authority.as_str().eq_ignore_ascii_case(&self.endpoint.authority);
+        if next.authority().is_some_and(home) {
             return Ok(Target::Path(next.path_and_query().map_or("/", |path| path.as_str()).to_owned()));
         }
-        if next.scheme_str() != Some("https") && !self.plain_allowed {
+        if next.scheme_str() != Some("https") && !self.may_be_plain() {
             return Err(self.refused(&format!("it wants content sent to {} without TLS", place(&next))));
         }
         Ok(Target::Elsewhere(next))
     }
 
-    fn authorization(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.authorization.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn answer(&self, challenge: &Challenge, repository: &str) -> Result<String> {
-        let denied = |reason: &str| Error::Denied {
-            registry: self.domain.clone(),
-            repository: repository.to_owned(),
-            reason: printable(reason),
-        };
-        let login = self.options.credentials.get(&self.domain);
-        let Some(url) = challenge.token_url(&scopes(challenge, repository, self.access)) else {
-            return login.map(super::Login::basic).ok_or_else(|| denied("it requires a login"));
-        };
-        let realm: Uri = url.parse().map_err(|_| denied("it names a token server that is no URL"))?;
-        let secure = realm.scheme_str() == Some("https");
-        let on_loopback = self.plain_allowed && realm.host().is_some_and(is_loopback_host);
-        let same_host = self.plain_allowed && realm.host() == Some(host_of(&self.authority));
-        if !secure && !on_loopback && !same_host {
-            return Err(denied(&format!("its token server {realm} does not use TLS")));
-        }
-        let basic = login.map(super::Login::basic);
-        let request = Request::new(Method::GET, &[]);
-        let Answer { response, .. } = self.send(&realm, &request, basic.as_deref())?;
-        let status = response.status();
-        if status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN {
-            let reason = if login.is_some() { "the login is not accepted" } else { "it requires a login" };
-            return Err(denied(reason));
-        }
-        let response = self.good(response, repository, "its token server")?;
-        let answer = read_bounded(&mut response.into_body().into_reader(), ANSWER_MAX, "a token server's answer")?;
-        bearer(&answer).ok_or_else(|| denied("its token server's answer has no token"))
-    }
-
-    /// A response that is a success, or the error its status is.
-    fn good(&self, response: Response<Body>, repository: &str, path: &str) -> Result<Response<Body>> {
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let retry_after =
-            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let reason = reason_of(response);
-        let registry = self.domain.clone();
-        let name = path.rsplit('/').next().unwrap_or_default();
-        Err(match status.as_u16() {
-            401 | 403 => {
-                let reason = if reason.is_empty() { "it may require a login".to_owned() } else { reason };
-                Error::Denied { registry, repository: repository.to_owned(), reason }
-            }
-            404 => Error::NotFound { registry, what: format!("{repository} {name}") },
-            status => {
-                let reason = if reason.is_empty() { reason } else { format!(": {reason}") };
-                Error::Status {
-                    registry,
-                    what: path.to_owned(),
-                    status,
-                    reason,
-                    retry_after: retry_after.map(Duration::from_secs),
-                }
-            }
-        })
+    fn may_be_plain(&self) -> bool {
+        self.endpoint.plain || self.endpoint.scheme == Some(Scheme::Http)
     }
 
     /// Sends to the registry, deciding on first contact whether it speaks TLS.
@@ -307,7 +281,7 @@ impl Http {
         }
         let secure = self.send(&self.uri(Scheme::Https, path)?, request, authorization);
         let (scheme, result) = match secure {
-            Err(Error::Transport { .. } | Error::Unreachable { .. }) if self.plain_allowed => {
+            Err(Error::Transport { .. } | Error::Unreachable { .. }) if self.endpoint.plain => {
                 (Scheme::Http, self.send(&self.uri(Scheme::Http, path)?, request, authorization))
             }
             result => (Scheme::Https, result),
@@ -319,12 +293,12 @@ impl Http {
     }
 
     fn uri(&self, scheme: Scheme, path: &str) -> Result<Uri> {
-        let scheme = if scheme == Scheme::Https { "https" } else { "http" };
-        format!("{scheme}://{}{path}", self.authority).parse().map_err(|_| self.broken("its name is not a host's"))
+        let uri = format!("{}://{}{path}", scheme.as_str(), self.endpoint.authority);
+        uri.parse().map_err(|_| self.broken("its name is not a host's"))
     }
 
     /// One exchange, redirects followed. `authorization` never leaves the origin of `uri`.
-    fn send(&self, uri: &Uri, request: &Request<'_>, authorization: Option<&str>) -> Result<Answer> {
+    pub(super) fn send(&self, uri: &Uri, request: &Request<'_>, authorization: Option<&str>) -> Result<Answer> {
         let origin = origin_of(uri);
         let mut at = uri.clone();
         for _ in 0..=REDIRECTS_MAX {
@@ -339,7 +313,7 @@ impl Http {
             let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
             let next = location.and_then(|location| resolve(&at, location));
             let next = next.ok_or_else(|| self.broken(&format!("{} redirects to nowhere", place(&at))))?;
-            if at.scheme_str() == Some("https") && next.scheme_str() != Some("https") && !self.plain_allowed {
+            if at.scheme_str() == Some("https") && next.scheme_str() != Some("https") && !self.may_be_plain() {
                 return Err(self.refused(&format!("{} redirects to {} without TLS", place(&at), place(&next))));
             }
             at = next;
@@ -352,202 +326,63 @@ impl Http {
         for (name, value) in request.headers {
             head = head.header(name, *value);
         }
+        if at.authority().is_some_and(|authority| authority.as_str().eq_ignore_ascii_case(&self.endpoint.authority)) {
+            for (name, value) in &self.endpoint.headers {
+                head = head.header(name, value);
+            }
+        }
         if let Some(value) = authorization {
             head = head.header(AUTHORIZATION, value);
         }
         let unfit = |error: http::Error| self.refused(&error.to_string());
+        let agent = self.agent(at)?;
         let sent = match request.content {
             Some(content) => {
                 let (mut reader, length) = content()?;
                 let head = head.header(CONTENT_LENGTH, length).body(SendBody::from_reader(&mut *reader));
-                self.agent()?.run(head.map_err(unfit)?)
+                agent.run(head.map_err(unfit)?)
             }
-            None if request.is_read() => self.agent()?.run(head.body(()).map_err(unfit)?),
-            None => self.agent()?.run(head.body(&[] as &[u8]).map_err(unfit)?),
+            None if request.is_read() => agent.run(head.body(()).map_err(unfit)?),
+            None => agent.run(head.body(&[] as &[u8]).map_err(unfit)?),
         };
         sent.map_err(|error| self.failed(at, error))
     }
 
-    /// The error for a request to `at` that got no response.
-    fn failed(&self, at: &Uri, error: ureq::Error) -> Error {
-        use std::io::ErrorKind as Kind;
-        let lasting = match &error {
-            ureq::Error::HostNotFound | ureq::Error::BadUri(_) | ureq::Error::Tls(_) | ureq::Error::Rustls(_) => true,
-            // TLS reports a certificate it does not trust as invalid data.
-            ureq::Error::Io(io) => matches!(
-                io.kind(),
-                Kind::ConnectionRefused | Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::InvalidData
-            ),
-            _ => false,
-        };
-        let words = match &error {
-            ureq::Error::Io(io) => io.to_string().split(" (os error").next().unwrap_or_default().to_owned(),
-            other => other.to_string(),
-        };
-        let reason = format!("{}: {words}", place(at));
-        if lasting {
-            Error::Unreachable { registry: self.domain.clone(), reason: printable(&reason) }
-        } else {
-            self.broken(&reason)
+    /// The connections to the host of `at`: what is configured for the endpoint's host holds for no other.
+    fn agent(&self, at: &Uri) -> Result<Agent> {
+        let host = at.host().unwrap_or_default();
+        let own = host.eq_ignore_ascii_case(host_of(&self.endpoint.authority))
+            || (self.endpoint.plain && is_loopback_host(host));
+        let proxy = self.options.proxies.on_the_way_to(at).map(str::to_owned);
+        let mut agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(agent) = agents.get(&(own, proxy.clone())) {
+            return Ok(agent.clone());
         }
-    }
-
-    fn refused(&self, reason: &str) -> Error {
-        Error::Unsupported(format!("registry {}: {}", self.domain, printable(reason)))
-    }
-
-    fn agent(&self) -> Result<&Agent> {
-        if let Some(agent) = self.agent.get() {
-            return Ok(agent);
-        }
-        let tls = if self.plain_allowed {
-            TlsConfig::builder().disable_verification(true).build()
-        } else {
-            TlsConfig::builder().root_certs(self.roots()?).build()
+        let trust = match own {
+            true => self.endpoint.trust.clone(),
+            false => Trust { authorities: self.endpoint.trust.authorities.clone(), ..Trust::default() },
+        };
+        let through = |url: &String| {
+            Proxy::new(url).map_err(|_| Error::configuration("the proxy that is configured", "it is no URL of a proxy"))
         };
         let timeouts = self.options.timeouts;
-        let proxy = if self.options.proxy_from_env && !self.on_loopback { Proxy::try_from_env() } else { None };
+        let connect = self.endpoint.connect.unwrap_or(timeouts.connect);
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .max_redirects_will_error(false)
             .user_agent(USER_AGENT)
-            .proxy(proxy)
-            .tls_config(tls)
-            .timeout_resolve(Some(timeouts.connect))
-            .timeout_connect(Some(timeouts.connect))
+            .proxy(proxy.as_ref().map(through).transpose()?)
+            .tls_config(tls::config(&trust, self.options.roots.as_deref())?)
+            .timeout_resolve(Some(connect))
+            .timeout_connect(Some(connect))
             .timeout_send_request(Some(timeouts.response))
             .timeout_recv_response(Some(timeouts.response))
             .timeout_per_read(Some(timeouts.idle))
             .timeout_per_write(Some(timeouts.idle))
             .build();
-        Ok(self.agent.get_or_init(|| Agent::with_parts(config, DefaultConnector::default(), HostResolver::default())))
-    }
-
-    /// The roots of trust: the option's, the host's, or those this program was built with.
-    fn roots(&self) -> Result<RootCerts> {
-        let read = |path: &std::path::Path| -> Result<Option<Vec<u8>>> {
-            match std::fs::File::open(path) {
-                Ok(mut file) => read_bounded(&mut file, ROOTS_MAX, &path.display().to_string()).map(Some),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(source) => Err(Error::Read { what: path.display().to_string(), source }),
-            }
-        };
-        let pem = match &self.options.roots {
-            Some(path) => {
-                Some(read(path)?.ok_or_else(|| Error::malformed(path.display().to_string(), "no such file"))?)
-            }
-            None => {
-                let mut found = None;
-                for path in ROOTS {
-                    found = read(path.as_ref())?;
-                    if found.is_some() {
-                        break;
-                    }
-                }
-                found
-            }
-        };
-        let Some(pem) = pem else { return Ok(RootCerts::WebPki) };
-        let certificates: Vec<_> = parse_pem(&pem)
-            .filter_map(|item| match item {
-                Ok(PemItem::Certificate(certificate)) => Some(certificate),
-                _ => None,
-            })
-            .collect();
-        Ok(RootCerts::new_with_certs(&certificates))
-    }
-}
-
-/// Whether another attempt after `error` may succeed, and how long the registry wants it to be put off.
-pub(super) fn wait_before_retry(error: &Error) -> Option<Option<Duration>> {
-    match error {
-        Error::Transport { .. } => Some(None),
-        Error::Status { status: 429 | 500 | 502..=504, retry_after, .. }
-            if retry_after.is_none_or(|wait| wait <= RETRY_AFTER_MAX) =>
-        {
-            Some(*retry_after)
-        }
-        _ => None,
-    }
-}
-
-/// Scheme, host and port; what credentials are bound to.
-fn origin_of(uri: &Uri) -> (String, String, u16) {
-    let scheme = uri.scheme_str().unwrap_or_default().to_owned();
-    let default = if scheme == "https" { 443 } else { 80 };
-    (scheme, uri.host().unwrap_or_default().to_ascii_lowercase(), uri.port_u16().unwrap_or(default))
-}
-
-/// A URL for people: no query, which may hold a signature.
-fn place(uri: &Uri) -> String {
-    let authority = uri.authority().map(|authority| authority.as_str()).unwrap_or_default();
-    format!("{}://{authority}{}", uri.scheme_str().unwrap_or_default(), uri.path())
-}
-
-/// The target of a redirect from `from`.
-fn resolve(from: &Uri, location: &str) -> Option<Uri> {
-    let (scheme, authority) = (from.scheme_str()?, from.authority()?);
-    let absolute = if location.starts_with("//") {
-        format!("{scheme}:{location}")
-    } else if location.starts_with('/') {
-        format!("{scheme}://{authority}{location}")
-    } else {
-        location.to_owned()
-    };
-    let uri: Uri = absolute.parse().ok()?;
-    let web = matches!(uri.scheme_str(), Some("http" | "https"));
-    (web && uri.host().is_some_and(|host| !host.is_empty())).then_some(uri)
-}
-
-/// The registry's own words in an error response, made safe to print.
-fn reason_of(response: Response<Body>) -> String {
-    #[derive(Deserialize)]
-    struct Refusal {
-        errors: Vec<Item>,
-    }
-    #[derive(Deserialize)]
-    struct Item {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
-    }
-    let body = read_bounded(&mut response.into_body().into_reader(), ANSWER_MAX, "error").unwrap_or_default();
-    let Ok(refusal) = serde_json::from_slice::<Refusal>(&body) else { return String::new() };
-    let Some(first) = refusal.errors.into_iter().next() else { return String::new() };
-    printable(if first.message.is_empty() { &first.code } else { &first.message })
-}
-
-/// `text` from a peer, without control characters and not too long.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(400).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn redirects_are_resolved() {
-        let from: Uri = "https://reg.example:5000/v2/a/blobs/x".parse().expect("valid");
-        let to = |location: &str| resolve(&from, location).map(|uri| uri.to_string());
-        assert_eq!(to("/other").as_deref(), Some("https://reg.example:5000/other"));
-        assert_eq!(to("//cdn.example/x").as_deref(), Some("https://cdn.example/x"));
-        assert_eq!(to("http://cdn.example/x?sig=1").as_deref(), Some("http://cdn.example/x?sig=1"));
-        for bad in ["", "file:///etc/passwd", "ftp://x/y", "x y", "javascript:1", "http://"] {
-            assert_eq!(to(bad), None, "{bad}");
-        }
-        let same = |a: &str, b: &str| origin_of(&a.parse().expect("valid")) == origin_of(&b.parse().expect("valid"));
-        assert!(same("https://a/x", "https://A:443/y"));
-        assert!(!same("https://a/x", "http://a/x"));
-        assert!(!same("https://a/x", "https://a:444/x"));
-        assert!(!same("https://a/x", "https://b.a/x"));
-    }
-
-    #[test]
-    fn a_peers_words_cannot_drive_a_terminal() {
-        assert_eq!(printable("a\x1b[2Jb\r\nc\u{9b}d"), "a[2Jbcd");
-        assert_eq!(printable(&"x".repeat(10_000)).len(), 400);
+        let agent = Agent::with_parts(config, DefaultConnector::default(), HostResolver::default());
+        agents.insert((own, proxy), agent.clone());
+        Ok(agent)
     }
 }

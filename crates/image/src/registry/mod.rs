@@ -1,20 +1,32 @@
 //! Images from registries and to them (distribution specification 1.1): `pull`, `push`, `login`.
 //!
-//! One [`Client`] speaks to one repository's registry. It is blocking; layers come in on several threads.
+//! One [`Client`] speaks for one repository, to its mirrors and to the registry itself: [`endpoint`] is what is known of
+//! each, [`config`] where that comes from. It is blocking; layers come in on several threads.
 
 mod auth;
 mod body;
+mod config;
 mod credential_store;
 mod credentials;
 mod dns;
+mod endpoint;
+mod failure;
 mod http;
+mod pace;
+mod place;
+mod proxy;
 mod push;
+mod tls;
+mod token;
 
-pub use credentials::{ConfigFile, Credentials, Kept, Login};
+pub use config::{Configuration, Places};
+pub use credentials::{ConfigFile, Credentials, Kept, Login, Secret};
+pub use proxy::Proxies;
 pub use push::{Outbound, Pushed};
 
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use oci::digest::Algorithm;
@@ -22,6 +34,8 @@ use oci::image::{Descriptor, Document, media_type};
 use oci::{Digest, Reference};
 use ureq::http::header::{ACCEPT, CONTENT_TYPE};
 
+use self::endpoint::Endpoint;
+use self::http::{Access, Http};
 use crate::assemble::{Cancel, MANIFEST_MAX, Source};
 use crate::content::{Hasher, read_bounded, verify};
 use crate::{Error, ImageRecord, Inbound, Result};
@@ -31,13 +45,15 @@ use crate::{Error, ImageRecord, Inbound, Result};
 pub struct Options {
     /// Who to be.
     pub credentials: Credentials,
-    /// Whether this registry may be spoken to without TLS, or with a certificate nobody vouches for. Registries on
-    /// loopback addresses always may.
+    /// Mirrors, certificates, hosts without TLS.
+    pub configuration: Configuration,
+    /// Whether this registry may be spoken to without TLS, or with a certificate nobody vouches for, whatever is
+    /// configured. Registries on loopback addresses may unless an authority is configured for them.
     pub insecure: bool,
-    /// A PEM file of trusted roots; the host's usual ones when absent.
+    /// A PEM file of trusted roots; `SSL_CERT_FILE` or the host's usual ones when absent.
     pub roots: Option<PathBuf>,
-    /// Whether `HTTPS_PROXY` and its kin are honoured; never for registries on loopback.
-    pub proxy_from_env: bool,
+    /// What to go through; never for registries on loopback.
+    pub proxies: Proxies,
     /// Bounds on waiting.
     pub timeouts: Timeouts,
     /// How often a request is tried before it is given up, at least once.
@@ -57,20 +73,30 @@ pub struct Timeouts {
     pub response: Duration,
     /// For the next bytes of a body.
     pub idle: Duration,
+    /// Least bytes a second of a body, over any time of waiting as long as `idle`.
+    pub least_rate: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(15),
+            response: Duration::from_secs(60),
+            idle: Duration::from_secs(60),
+            least_rate: 1 << 10,
+        }
+    }
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             credentials: Credentials::default(),
+            configuration: Configuration::default(),
             insecure: false,
             roots: None,
-            proxy_from_env: true,
-            timeouts: Timeouts {
-                connect: Duration::from_secs(15),
-                response: Duration::from_secs(60),
-                idle: Duration::from_secs(60),
-            },
+            proxies: Proxies::default(),
+            timeouts: Timeouts::default(),
             attempts: 5,
             backoff: Duration::from_millis(500),
             chunk: 16 << 20,
@@ -78,36 +104,103 @@ impl Default for Options {
     }
 }
 
-/// Speaks to the registry of one repository.
+/// What an endpoint is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Need {
+    Resolve,
+    Pull,
+}
+
+/// Speaks for one repository to the registry it is on, and to that registry's mirrors.
 #[derive(Debug)]
 pub struct Client {
-    http: http::Http,
-    repository: String,
+    /// In the order in which they are asked, the registry itself last; at least one.
+    endpoints: Vec<Http>,
+    warnings: Arc<Mutex<Vec<String>>>,
 }
 
 impl Client {
     /// A client for `reference`'s repository. Nothing is sent yet.
-    #[must_use]
-    pub fn new(reference: &Reference, options: Options) -> Self {
-        Self { repository: reference.path().to_owned(), http: http::Http::new(reference, options, http::Access::Pull) }
+    ///
+    /// # Errors
+    /// [`Error::Blocked`]; configuration that cannot be understood.
+    pub fn new(reference: &Reference, options: Options) -> Result<Self> {
+        let endpoints = options.configuration.endpoints(reference, options.insecure)?;
+        Ok(Self::of(endpoints, options, Access::Pull))
     }
 
-    /// The same, with what it asks for including the right to push.
-    #[must_use]
-    pub fn to_push(reference: &Reference, options: Options) -> Self {
-        Self { repository: reference.path().to_owned(), http: http::Http::new(reference, options, http::Access::Push) }
+    /// One that may push, and so speaks to the first endpoint that takes content in: the registry itself, unless
+    /// configured otherwise.
+    ///
+    /// # Errors
+    /// As [`Client::new`]; [`Error::Unsupported`] when nothing takes content in.
+    pub fn to_push(reference: &Reference, options: Options) -> Result<Self> {
+        let endpoints = options.configuration.endpoints(reference, options.insecure)?;
+        let target = endpoints.into_iter().find(|endpoint| endpoint.can.push);
+        let target = target.ok_or_else(|| {
+            Error::Unsupported(format!("no host that is configured for {} takes pushes", reference.domain()))
+        })?;
+        Ok(Self::of(vec![target], options, Access::Push))
     }
 
-    /// Asks `registry` (host and port) whether it accepts the login that `options` have for it.
+    fn of(endpoints: Vec<Endpoint>, options: Options, access: Access) -> Self {
+        let (options, warnings) = (Arc::new(options), Arc::<Mutex<Vec<String>>>::default());
+        let last = endpoints.len().saturating_sub(1);
+        let make = |(position, endpoint)| {
+            Http::new(endpoint, Arc::clone(&options), access, position < last, Arc::clone(&warnings))
+        };
+        let endpoints = endpoints.into_iter().enumerate().map(make).collect();
+        Self { endpoints, warnings }
+    }
+
+    /// Asks `registry` (host and port) whether it accepts the login that `options` have for it. Gives the identity
+    /// token to keep in the password's place, where a registry offers one.
     ///
     /// # Errors
     /// [`Error::Login`] when it does not; [`Error::Transport`], [`Error::Unreachable`], [`Error::Status`].
-    pub fn check_login(registry: &str, options: Options) -> Result<()> {
-        let http = http::Http::of_domain(registry.to_owned(), options, http::Access::Login);
-        http.get("", "/v2/", &[], &Cancel::default()).map(drop).map_err(|error| match error {
+    pub fn check_login(registry: &str, options: Options) -> Result<Option<String>> {
+        let endpoint = options.configuration.registry(registry, options.insecure)?;
+        let client = Self::of(vec![endpoint], options, Access::Login);
+        client.registry().check_login().map_err(|error| match error {
             Error::Denied { registry, reason, .. } => Error::Login { registry, reason },
             other => other,
         })
+    }
+
+    /// What registries wanted their users to read, once.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The registry itself, or whatever is asked last.
+    fn registry(&self) -> &Http {
+        &self.endpoints[self.endpoints.len() - 1]
+    }
+
+    /// Those that serve `need`, in order.
+    fn serving(&self, need: Need) -> Vec<&Http> {
+        let able = |http: &&Http| match need {
+            Need::Resolve => http.endpoint.can.resolve,
+            Need::Pull => http.endpoint.can.pull,
+        };
+        let serving: Vec<&Http> = self.endpoints.iter().filter(able).filter(|http| !http.is_given_up()).collect();
+        if serving.is_empty() { vec![self.registry()] } else { serving }
+    }
+
+    /// Does `work` with the first endpoint that succeeds. The error is the last one's.
+    fn first<T>(&self, need: Need, work: impl Fn(&Http) -> Result<T>) -> Result<T> {
+        let serving = self.serving(need);
+        let (last, mirrors) = serving.split_last().ok_or(Error::Cancelled)?;
+        for mirror in mirrors {
+            match work(mirror) {
+                Ok(done) => return Ok(done),
+                Err(error @ (Error::Cancelled | Error::Sys(_))) => return Err(error),
+                Err(Error::Unreachable { .. }) => mirror.give_up(),
+                Err(_) => {}
+            }
+        }
+        work(last)
     }
 
     /// The manifest or index that `reference`'s digest or tag names, with its descriptor, verified as far as that can
@@ -117,47 +210,51 @@ impl Client {
     /// [`Error::NotFound`], [`Error::Denied`], [`Error::Digest`], [`Error::TooLarge`], [`Error::Document`],
     /// [`Error::Transport`], [`Error::Status`].
     pub fn resolve(&self, reference: &Reference) -> Result<(Descriptor, Vec<u8>)> {
-        let name = match (reference.digest(), reference.tag()) {
-            (Some(digest), _) => digest.to_string(),
-            (None, Some(tag)) => tag.to_owned(),
+        let (name, need) = match (reference.digest(), reference.tag()) {
+            (Some(digest), _) => (digest.to_string(), Need::Pull),
+            (None, Some(tag)) => (tag.to_owned(), Need::Resolve),
             (None, None) => return Err(Error::malformed(reference.to_string(), "it has neither tag nor digest")),
         };
-        let (bytes, content_type, said_digest) = self.manifest(&name)?;
         let what = format!("manifest of {}", reference.familiar());
-        let expected = reference.digest().cloned().or(said_digest);
-        let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
-        let mut hasher = Hasher::new(algorithm);
-        hasher.update(&bytes);
-        let digest = hasher.finish();
-        if let Some(expected) = &expected {
-            verify(&what, expected, &digest)?;
-        }
-        let document = Document::parse(&bytes, &content_type).map_err(|source| Error::Document { what, source })?;
-        let media_type = if known(&content_type) { content_type.as_str() } else { document.media_type() };
-        Ok((Descriptor::new(media_type, digest, bytes.len() as u64), bytes))
-    }
-
-    fn manifest(&self, name: &str) -> Result<(Vec<u8>, String, Option<Digest>)> {
-        let path = format!("/v2/{}/manifests/{name}", self.repository);
-        let accept =
-            [media_type::OCI_INDEX, media_type::OCI_MANIFEST, media_type::DOCKER_LIST, media_type::DOCKER_MANIFEST]
-                .join(", ");
-        let mut attempt = 0;
-        loop {
-            let response = self.http.get(&self.repository, &path, &[(ACCEPT, &accept)], &Cancel::default())?;
-            let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
-            let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
-            let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
-            let digest = header("docker-content-digest").and_then(|value| value.parse().ok());
-            let what = format!("manifest {name:?} of {}", self.repository);
-            let mut reader = response.into_body().into_reader();
-            attempt += 1;
-            match read_bounded(&mut reader, MANIFEST_MAX, &what) {
-                Ok(bytes) => return Ok((bytes, content_type, digest)),
-                Err(error @ Error::TooLarge { .. }) => return Err(error),
-                Err(error) if attempt >= self.http.attempts() => return Err(self.http.broken(&error.to_string())),
-                Err(_) => self.http.pause(attempt, None, &Cancel::default())?,
+        self.first(need, |http| {
+            let (bytes, content_type, said_digest) = manifest(http, &name)?;
+            let expected = reference.digest().cloned().or(said_digest);
+            let algorithm = expected.as_ref().map_or(Algorithm::Sha256, Digest::algorithm);
+            let mut hasher = Hasher::new(algorithm);
+            hasher.update(&bytes);
+            let digest = hasher.finish();
+            if let Some(expected) = &expected {
+                verify(&what, expected, &digest)?;
             }
+            let document = Document::parse(&bytes, &content_type);
+            let document = document.map_err(|source| Error::Document { what: what.clone(), source })?;
+            let media_type = if known(&content_type) { content_type.as_str() } else { document.media_type() };
+            Ok((Descriptor::new(media_type, digest, bytes.len() as u64), bytes))
+        })
+    }
+}
+
+/// A manifest or index by tag or digest: its bytes, its type, and the digest the registry says it has.
+fn manifest(http: &Http, name: &str) -> Result<(Vec<u8>, String, Option<Digest>)> {
+    let target = http.path(&format!("manifests/{name}"));
+    let accept =
+        [media_type::OCI_INDEX, media_type::OCI_MANIFEST, media_type::DOCKER_LIST, media_type::DOCKER_MANIFEST]
+            .join(", ");
+    let mut attempt = 0;
+    loop {
+        let response = http.get(&target, &[(ACCEPT, &accept)], &Cancel::default())?;
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let content_type = header(CONTENT_TYPE.as_str()).unwrap_or_default();
+        let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
+        let digest = header("docker-content-digest").and_then(|value| value.parse().ok());
+        let what = format!("manifest {name:?} of {}", http.endpoint.repository);
+        let mut reader = http.paced(response);
+        attempt += 1;
+        match read_bounded(&mut reader, MANIFEST_MAX, &what) {
+            Ok(bytes) => return Ok((bytes, content_type, digest)),
+            Err(error @ Error::TooLarge { .. }) => return Err(error),
+            Err(error) if attempt >= http.attempts() => return Err(http.broken(&error.to_string())),
+            Err(_) => http.pause(attempt, None, &Cancel::default())?,
         }
     }
 }
@@ -168,18 +265,25 @@ fn known(content_type: &str) -> bool {
 
 impl Source for Client {
     fn blob<'a>(&'a self, descriptor: &Descriptor, cancel: &'a Cancel) -> Result<Box<dyn Read + Send + 'a>> {
-        let path = format!("/v2/{}/blobs/{}", self.repository, descriptor.digest);
-        Ok(Box::new(body::Body::open(&self.http, &self.repository, path, descriptor, cancel)?))
+        Ok(Box::new(body::Body::open(self.serving(Need::Pull), descriptor, cancel)?))
     }
 
     fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
         let kind = descriptor.media_type.as_str();
+        let what = format!("document {}", descriptor.digest);
         if known(kind) || kind.is_empty() {
-            return self.manifest(&descriptor.digest.to_string()).map(|(bytes, _, _)| bytes);
+            // Verified here too, so that what a mirror has wrong is asked of the registry.
+            return self.first(Need::Pull, |http| {
+                let (bytes, _, _) = manifest(http, &descriptor.digest.to_string())?;
+                let mut hasher = Hasher::new(descriptor.digest.algorithm());
+                hasher.update(&bytes);
+                verify(&what, &descriptor.digest, &hasher.finish())?;
+                Ok(bytes)
+            });
         }
         let cancel = Cancel::default();
         let mut stream = self.blob(descriptor, &cancel)?;
-        read_bounded(&mut stream, limit, &format!("blob {}", descriptor.digest))
+        read_bounded(&mut stream, limit, &what)
     }
 }
 
@@ -187,16 +291,24 @@ impl Inbound<'_> {
     /// `pull`: the image that `reference` names on its registry.
     ///
     /// # Errors
-    /// Those of [`Client::resolve`]; [`Error::NoPlatform`]; what is wrong with the image; system call errors; the
-    /// sink's.
+    /// Those of [`Client::new`] and [`Client::resolve`]; [`Error::NoPlatform`]; what is wrong with the image; system
+    /// call errors; the sink's.
     pub fn pull(&self, reference: &Reference, options: Options) -> Result<ImageRecord> {
         let _lease = self.content.lease()?;
-        let client = Client::new(reference, options);
+        let client = Client::new(reference, options)?;
+        let pulled = self.pull_from(&client, reference);
+        for warning in client.warnings() {
+            self.progress.warning(&warning);
+        }
+        pulled
+    }
+
+    fn pull_from(&self, client: &Client, reference: &Reference) -> Result<ImageRecord> {
         let (target, bytes) = client.resolve(reference)?;
         let mut writer = self.content.writer(target.digest.algorithm(), MANIFEST_MAX)?;
         writer.append(&bytes)?;
         writer.commit(Some(&target.digest), None)?;
-        let record = self.assembly(&client).image(&target, Some(reference.clone()))?;
+        let record = self.assembly(client).image(&target, Some(reference.clone()))?;
         self.images.put(record.clone())?;
         Ok(record)
     }

@@ -14,7 +14,8 @@ use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
 use ureq::http::{Method, StatusCode};
 
 use super::Client;
-use super::http::{Request, Target, wait_before_retry};
+use super::failure::wait_before_retry;
+use super::http::{Http, Request, Target};
 use crate::assemble::Cancel;
 use crate::closure::Closure;
 use crate::content::verify;
@@ -104,11 +105,12 @@ impl Client {
     }
 
     fn put_manifest(&self, name: &str, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
-        let target = Target::Path(format!("/v2/{}/manifests/{name}", self.repository));
+        let http = self.registry();
+        let target = http.path(&format!("manifests/{name}"));
         let content = || Ok((Box::new(bytes) as Box<dyn Read>, bytes.len() as u64));
         let headers = [(CONTENT_TYPE, descriptor.media_type.as_str())];
-        let request = Request { method: Method::PUT, headers: &headers, content: Some(&content) };
-        let response = self.http.request(&self.repository, &target, &request, &Cancel::default())?;
+        let request = Request { content: Some(&content), ..Request::new(Method::PUT, &headers) };
+        let response = http.request(&target, &request, &Cancel::default())?;
         let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()?.parse().ok());
         match said {
             Some(said) => verify(&format!("manifest {name} on the registry"), &descriptor.digest, &said),
@@ -168,8 +170,12 @@ impl Upload<'_> {
         Ok(())
     }
 
+    fn http(&self) -> &Http {
+        self.client.registry()
+    }
+
     fn is_there(&self) -> Result<bool> {
-        let target = Target::Path(format!("/v2/{}/blobs/{}", self.client.repository, self.blob.digest));
+        let target = self.http().path(&format!("blobs/{}", self.blob.digest));
         match self.request(&target, &Request::new(Method::HEAD, &[])) {
             Ok(_) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
@@ -178,30 +184,29 @@ impl Upload<'_> {
     }
 
     fn request(&self, target: &Target, request: &Request<'_>) -> Result<ureq::http::Response<ureq::Body>> {
-        self.client.http.request(&self.client.repository, target, request, self.cancel)
+        self.http().request(target, request, self.cancel)
     }
 
     /// Has the registry take the blob over from `from`; `None` when that was refused, which is no failure.
     fn mount(&self, from: &str) -> Option<Begun> {
-        let query = format!("?mount={}&from={from}", self.blob.digest);
-        self.post(&query).ok()
+        self.post(&format!("?mount={}&from={from}", self.blob.digest), Some(from)).ok()
     }
 
     fn begin(&self) -> Result<Session> {
-        match self.post("")? {
+        match self.post("", None)? {
             Begun::Session(session) => Ok(session),
-            Begun::Mounted => Err(self.client.http.broken("it says that an upload is complete that has not begun")),
+            Begun::Mounted => Err(self.http().broken("it says that an upload is complete that has not begun")),
         }
     }
 
-    fn post(&self, query: &str) -> Result<Begun> {
-        let target = Target::Path(format!("/v2/{}/blobs/uploads/{query}", self.client.repository));
-        let response = self.request(&target, &Request::new(Method::POST, &[]))?;
+    fn post(&self, query: &str, also_from: Option<&str>) -> Result<Begun> {
+        let target = self.http().path(&format!("blobs/uploads/{query}"));
+        let response = self.request(&target, &Request { also_from, ..Request::new(Method::POST, &[]) })?;
         if response.status() == StatusCode::CREATED {
             return Ok(Begun::Mounted);
         }
         let least = response.headers().get("oci-chunk-min-length").and_then(|value| value.to_str().ok()?.parse().ok());
-        let at = self.client.http.location(&response, &target)?;
+        let at = self.http().location(&response, &target)?;
         Ok(Begun::Session(Session { at, chunk_min: least.unwrap_or(0) }))
     }
 
@@ -211,9 +216,12 @@ impl Upload<'_> {
         loop {
             let error = match self.put_whole(&session.at) {
                 Ok(()) => return Ok(()),
-                Err(_) if self.cancel.is_set() => return Err(Error::Cancelled),
                 Err(error) => error,
             };
+            self.abandon(&session.at);
+            if self.cancel.is_set() {
+                return Err(Error::Cancelled);
+            }
             failures += 1;
             let refused = matches!(error, Error::Status { status: 405 | 411 | 413 | 416 | 501, .. });
             let wait = wait_before_retry(&error);
@@ -223,12 +231,17 @@ impl Upload<'_> {
                 return self.in_chunks(self.begin()?);
             }
             let Some(wait) = wait else { return Err(error) };
-            if failures >= self.client.http.attempts() {
+            if failures >= self.http().attempts() {
                 return Err(error);
             }
-            self.client.http.pause(failures, wait, self.cancel)?;
+            self.http().pause(failures, wait, self.cancel)?;
             session = self.begin()?;
         }
+    }
+
+    /// Tells the registry that an upload will not be finished. It notices by itself in time, if this fails.
+    fn abandon(&self, at: &Target) {
+        let _ = self.http().once(at, &Request::new(Method::DELETE, &[]));
     }
 
     fn put_whole(&self, at: &Target) -> Result<()> {
@@ -250,19 +263,29 @@ impl Upload<'_> {
             Ok((Box::new(Part { upload: self, file: file.take(length), passed: start }), length))
         };
         let headers: Vec<_> = headers.iter().cloned().chain([(CONTENT_TYPE, OCTETS)]).collect();
-        let request = Request { method, headers: &headers, content: Some(&content) };
-        self.client.http.once(&self.client.repository, at, &request)
+        let request = Request { content: Some(&content), ..Request::new(method, &headers) };
+        self.http().once(at, &request)
     }
 
     fn in_chunks(&self, session: Session) -> Result<()> {
-        let chunk = self.client.http.chunk().max(session.chunk_min.min(CHUNK_MAX));
-        let (mut at, mut offset, mut failures) = (session.at, 0, 0);
+        let mut at = session.at;
+        let sent = self.chunks(&mut at, session.chunk_min);
+        if sent.is_err() {
+            self.abandon(&at);
+        }
+        sent
+    }
+
+    /// Sends all of the blob to `at`, which is where the upload goes on, whatever happens.
+    fn chunks(&self, at: &mut Target, least: u64) -> Result<()> {
+        let chunk = self.http().chunk().max(least.min(CHUNK_MAX));
+        let (mut offset, mut failures) = (0, 0);
         while offset < self.blob.size {
             let length = chunk.min(self.blob.size - offset);
             let range = format!("{offset}-{}", offset + length - 1);
-            let error = match self.send_part(Method::PATCH, &at, offset, length, &[(CONTENT_RANGE, &range)]) {
+            let error = match self.send_part(Method::PATCH, at, offset, length, &[(CONTENT_RANGE, &range)]) {
                 Ok(response) => {
-                    at = self.client.http.location(&response, &at)?;
+                    *at = self.http().location(&response, at)?;
                     offset += length;
                     failures = 0;
                     continue;
@@ -273,13 +296,13 @@ impl Upload<'_> {
             failures += 1;
             let disagrees = matches!(error, Error::Status { status: 416, .. });
             let wait = wait_before_retry(&error);
-            if failures >= self.client.http.attempts() || (wait.is_none() && !disagrees) {
+            if failures >= self.http().attempts() || (wait.is_none() && !disagrees) {
                 return Err(error);
             }
-            self.client.http.pause(failures, wait.flatten(), self.cancel)?;
-            (at, offset) = self.resume(&at)?;
+            self.http().pause(failures, wait.flatten(), self.cancel)?;
+            (*at, offset) = self.resume(at)?;
         }
-        let last = with_digest(&at, &self.blob.digest)?;
+        let last = with_digest(at, &self.blob.digest)?;
         self.request(&last, &Request::new(Method::PUT, &[])).map(drop)
     }
 
@@ -290,9 +313,9 @@ impl Upload<'_> {
         let end = range.rsplit('-').next().and_then(|end| end.parse::<u64>().ok());
         let offset = end.map_or(0, |end| if end == 0 { 0 } else { end.saturating_add(1) });
         if offset > self.blob.size {
-            return Err(self.client.http.broken("it has more of an upload than was sent"));
+            return Err(self.http().broken("it has more of an upload than was sent"));
         }
-        Ok((self.client.http.location(&response, at)?, offset))
+        Ok((self.http().location(&response, at)?, offset))
     }
 }
 

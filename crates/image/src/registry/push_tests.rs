@@ -249,14 +249,13 @@ fn push(registry: &Registry, local: &Local, elsewhere: &BTreeMap<Digest, String>
     let reference: Reference = format!("{}/a/app:1", registry.address).parse().expect("valid");
     let options = Options {
         credentials: Credentials::default(),
-        proxy_from_env: false,
         backoff: Duration::from_millis(1),
         chunk: 64 << 10,
         ..Options::default()
     };
     let ends = Ends::default();
     let out = Outbound { content: &local.content, progress: &ends, elsewhere };
-    let result = Client::to_push(&reference, options).push(&out, &local.record, "1", false);
+    let result = Client::to_push(&reference, options).expect("configured").push(&out, &local.record, "1", false);
     (result, ends.0.into_inner().expect("not poisoned"))
 }
 

@@ -236,12 +236,12 @@ impl Store {
 
 fn options() -> Options {
     Options {
-        proxy_from_env: false,
         backoff: Duration::from_millis(1),
         timeouts: Timeouts {
             connect: Duration::from_secs(5),
             response: Duration::from_secs(5),
             idle: Duration::from_millis(300),
+            least_rate: 0,
         },
         ..Options::default()
     }
