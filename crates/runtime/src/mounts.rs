@@ -412,7 +412,8 @@ pub(crate) fn make_root(
         Rootfs::AsIs(path) => sys::mount::clone_path(path, true)
             .doing(|| format!("cannot use {} as the root file system", path.display()))?,
         Rootfs::Overlay { layers_dir, lowers, writable_dir, volatile } => {
-            overlay::mount(layers_dir, lowers, writable_dir, *volatile, root_ids, userns)?
+            let layers = overlay::Layers { dir: layers_dir, lowers, writable: writable_dir, volatile: *volatile };
+            overlay::mount(layers, root_ids, userns)?
         }
     };
     // Device nodes of an image are dead; the ones of /dev sit on their own mount. Without a user namespace MKNOD may
