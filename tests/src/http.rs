@@ -1,10 +1,12 @@
 //! H6: an HTTP server on loopback that answers what the test says, truthful or not.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use crate::image::Members;
 
 /// What was asked.
 #[derive(Clone, Debug)]
@@ -15,6 +17,10 @@ pub struct Request {
     pub path: String,
     /// The `Authorization` header, if sent.
     pub authorization: Option<String>,
+    /// The first byte that is asked for, if not all are.
+    pub range: Option<usize>,
+    /// What was sent along.
+    pub body: Vec<u8>,
 }
 
 /// How an answer's body goes.
@@ -26,6 +32,8 @@ pub enum Body {
     CutShort(Vec<u8>, u64),
     /// White space and no end.
     Endless,
+    /// These bytes, so many at a time, with a pause after each.
+    Slow(Vec<u8>, usize, Duration),
     /// Nothing, ever, with the connection open.
     Silence,
 }
@@ -132,6 +140,36 @@ impl Drop for Server {
     }
 }
 
+/// A well-behaved registry's answer to `request`: the images of an OCI layout, the first of them under every tag.
+#[must_use]
+pub fn shelf(layout: &Members, request: &Request) -> Response {
+    let path = request.path.split('?').next().unwrap_or_default();
+    if path == "/v2/" {
+        return Response::status(200);
+    }
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let digest = match path.contains("/manifests/") && !name.contains(':') {
+        true => {
+            let index: serde_json::Value = serde_json::from_slice(layout.get("index.json")).expect("JSON");
+            index["manifests"][0]["digest"].as_str().expect("a digest").to_owned()
+        }
+        false => name.to_owned(),
+    };
+    let member = format!("blobs/{}", digest.replace(':', "/"));
+    let Some(bytes) = layout.find(&member) else { return Response::status(404) };
+    if path.contains("/manifests/") {
+        let document: serde_json::Value = serde_json::from_slice(bytes).expect("JSON");
+        return Response::ok(document["mediaType"].as_str().unwrap_or("application/octet-stream"), bytes);
+    }
+    match request.range {
+        Some(from) if from < bytes.len() => {
+            Response { status: 206, ..Response::ok("application/octet-stream", &bytes[from..]) }
+                .header("Content-Range", &format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len()))
+        }
+        _ => Response::ok("application/octet-stream", bytes),
+    }
+}
+
 fn serve(
     stream: TcpStream,
     handler: &(impl Fn(&Request) -> Response + ?Sized),
@@ -147,15 +185,21 @@ fn serve(
         }
         let mut words = line.split(' ').map(str::to_owned);
         let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mut request = Request { method, path, authorization: None };
+        let mut request = Request { method, path, authorization: None, range: None, body: Vec::new() };
+        let mut length = 0;
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
             let Some((name, value)) = header.trim().split_once(':') else { break };
             if name.eq_ignore_ascii_case("authorization") {
                 request.authorization = Some(value.trim().to_owned());
+            } else if name.eq_ignore_ascii_case("range") {
+                request.range = value.trim().strip_prefix("bytes=").and_then(|v| v.split('-').next()?.parse().ok());
+            } else if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().unwrap_or(0);
             }
         }
+        (&mut reader).take(length).read_to_end(&mut request.body)?;
         let response = handler(&request);
         log.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
         let mut head = format!("HTTP/1.1 {} -\r\n", response.status);
@@ -173,6 +217,16 @@ fn serve(
             Body::CutShort(bytes, length) => {
                 stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes())?;
                 return stream.write_all(&bytes);
+            }
+            Body::Slow(bytes, chunk, pause) => {
+                stream.write_all(format!("{head}Content-Length: {}\r\n\r\n", bytes.len()).as_bytes())?;
+                for part in bytes.chunks(chunk.max(1)) {
+                    if stop.load(Ordering::Acquire) {
+                        return Ok(());
+                    }
+                    stream.write_all(part)?;
+                    std::thread::sleep(pause);
+                }
             }
             Body::Endless => {
                 stream.write_all(format!("{head}Connection: close\r\n\r\n").as_bytes())?;
@@ -194,8 +248,6 @@ fn serve(
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
     use super::*;
 
     #[test]

@@ -223,6 +223,12 @@ impl Members {
         &self.0.iter().find(|(known, _)| known == name).unwrap_or_else(|| panic!("no member {name}")).1
     }
 
+    /// A file's bytes, if there is one.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, bytes)| bytes.as_slice())
+    }
+
     /// Takes a file out.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(known, _)| known != name);

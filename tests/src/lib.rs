@@ -5,6 +5,7 @@
 //! - [`process`]: run a command against a deadline, with both of its streams.
 //! - [`tarball`], [`image`]: archives and images, byte by byte, so that broken and hostile ones can be made too.
 //! - [`registry`], [`http`]: Debian's registry on a port of its own, and a server that misbehaves on purpose.
+//! - [`authority`], [`tokens`], [`tunnel`]: certificates, a token server and a proxy, for registries that want them.
 //! - [`terminal`]: a command on a pseudo-terminal.
 //! - [`canary`], [`leak`]: what an attack must not change, and what a container must not leave.
 //! - [`cgroup`]: a container's control groups seen from outside.
@@ -12,6 +13,7 @@
 //!
 //! Every piece names its things after the process and a counter, so suites run in parallel and beside each other.
 
+pub mod authority;
 pub mod canary;
 pub mod cgroup;
 pub mod debian;
@@ -23,6 +25,8 @@ pub mod process;
 pub mod registry;
 pub mod tarball;
 pub mod terminal;
+pub mod tokens;
+pub mod tunnel;
 pub mod wait;
 
 pub use host::Host;

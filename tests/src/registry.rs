@@ -18,6 +18,15 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Starts one with more of its own configuration: YAML, where `http` is taken but for what `tls` says.
+    ///
+    /// # Panics
+    /// As [`Registry::start`].
+    #[must_use]
+    pub fn configured(tls: Option<&str>, more: &str) -> Self {
+        Self::with(None, tls, more)
+    }
+
     /// Starts one that lets everybody in.
     ///
     /// # Panics
@@ -37,14 +46,19 @@ impl Registry {
     }
 
     fn with_login(login: Option<(String, String)>) -> Self {
+        Self::with(login, None, "")
+    }
+
+    fn with(login: Option<(String, String)>, tls: Option<&str>, more: &str) -> Self {
         let port = free_port();
         // Not below the host's own directory by name: what holds on to that counts as left behind.
         let dir = std::env::temp_dir().join(format!("lighter-registry-{}-{port}", std::process::id()));
         std::fs::create_dir_all(dir.join("data")).expect("make the registry's directory");
         let mut config = format!(
             "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\n\
-             http: {{addr: \"127.0.0.1:{port}\"}}\n",
-            dir.join("data").display()
+             http: {{addr: \"127.0.0.1:{port}\"{}}}\n{more}",
+            dir.join("data").display(),
+            tls.map(|tls| format!(", tls: {{{tls}}}")).unwrap_or_default()
         );
         if let Some((name, password)) = &login {
             let file = dir.join("htpasswd");
@@ -65,6 +79,12 @@ impl Registry {
             TcpStream::connect(("127.0.0.1", port)).is_ok().then_some(())
         });
         registry
+    }
+
+    /// `127.0.0.1:PORT`.
+    #[must_use]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// `127.0.0.1:PORT/NAME`.

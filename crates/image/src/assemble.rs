@@ -14,6 +14,7 @@ use oci::{Digest, Platform, Reference};
 use crate::codec::{Compression, Decoder};
 use crate::content::{BlobWriter, Hasher, verify};
 use crate::layer::{Feed, layer_stream};
+use crate::partial::Partial;
 use crate::record::{self, ImageRecord, LayerRecord};
 use crate::{BoxError, ContentStore, Error, LayerJob, LayerSink, Limits, Phase, Progress, Result};
 
@@ -44,6 +45,32 @@ impl Cancel {
 pub(crate) trait Source: Sync {
     /// A stream of the blob's bytes. The caller verifies it, and never reads more than the descriptor's size plus one.
     fn blob<'a>(&'a self, descriptor: &Descriptor, cancel: &'a Cancel) -> Result<Box<dyn Read + Send + 'a>>;
+
+    /// The same from `offset` on, for sources that can resume.
+    fn blob_from<'a>(
+        &'a self,
+        descriptor: &Descriptor,
+        offset: u64,
+        cancel: &'a Cancel,
+    ) -> Result<Box<dyn Read + Send + 'a>> {
+        let mut stream = self.blob(descriptor, cancel)?;
+        let what = format!("blob {}", descriptor.digest);
+        io::copy(&mut stream.by_ref().take(offset), &mut io::sink()).map_err(|error| Error::read(what, error))?;
+        Ok(stream)
+    }
+
+    /// Whether blobs come from far away, so that what was fetched of one is worth keeping.
+    fn is_remote(&self) -> bool {
+        false
+    }
+
+    /// Whether what comes is a mirror's, so that somebody else can be asked when it is wrong.
+    fn is_mirrored(&self) -> bool {
+        false
+    }
+
+    /// Does not ask that mirror any more.
+    fn distrust(&self) {}
 
     /// A whole small document, not verified.
     fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
@@ -275,12 +302,40 @@ impl Assembly<'_> {
             self.progress.layer(&blob.digest, Phase::Exists, blob.size, blob.size);
             return Ok(());
         }
-        let mut intake = Intake::open(self, blob, stored.is_some(), cancel)?;
+        let mut fresh = false;
+        loop {
+            let mirrored = stored.is_none() && self.source.is_mirrored();
+            let intake = Intake::open(self, blob, stored.is_some(), fresh, cancel)?;
+            let resumed = intake.is_resumed();
+            let error = match self.take_in(layer, parents, intake, declared, unpacked) {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            // What an earlier pull left may be wrong, or what a mirror has: the whole from elsewhere tells.
+            if !is_about_content(&error) || !(resumed || mirrored) {
+                return Err(error);
+            }
+            if !resumed {
+                self.source.distrust();
+            }
+            fresh = true;
+        }
+        self.progress.layer(&blob.digest, Phase::Done, blob.size, blob.size);
+        Ok(())
+    }
+
+    fn take_in(
+        &self,
+        layer: &LayerRecord,
+        parents: &[Digest],
+        mut intake: Intake<'_>,
+        declared: Option<Compression>,
+        unpacked: bool,
+    ) -> Result<()> {
+        let what = format!("layer {}", layer.descriptor.digest);
         if unpacked {
             io::copy(&mut intake, &mut io::sink()).map_err(|e| Error::read(&what, e))?;
-            intake.finish()?;
-            self.progress.layer(&blob.digest, Phase::Done, blob.size, blob.size);
-            return Ok(());
+            return intake.finish();
         }
         let (feed, mut stream) = layer_stream();
         std::thread::scope(|scope| {
@@ -294,9 +349,7 @@ impl Assembly<'_> {
             // Without its receiver the feed ends at its next chunk, and the scope with it.
             drop(stream);
             unpacked_or_why(result, outcome, &layer.diff_id)
-        })?;
-        self.progress.layer(&blob.digest, Phase::Done, blob.size, blob.size);
-        Ok(())
+        })
     }
 
     fn feed(
@@ -333,10 +386,33 @@ fn unpacked_or_why(result: Result<(), BoxError>, outcome: Option<Result<()>>, di
     }
 }
 
+/// Whether other bytes could make the difference.
+fn is_about_content(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::Digest { .. }
+            | Error::Size { .. }
+            | Error::TooLarge { .. }
+            | Error::Codec { .. }
+            | Error::Malformed { .. }
+            | Error::Unpack { .. }
+    )
+}
+
+/// Where a blob is written.
+enum Destination<'a> {
+    /// It is here already.
+    Nowhere,
+    /// Under no name until it is whole.
+    Writer(BlobWriter<'a>),
+    /// Under a name by which a later pull finds it.
+    Partial(Partial<'a>),
+}
+
 /// A blob on its way in: from the source through the content store, or from the content store.
 struct Intake<'a> {
     reader: Box<dyn Read + Send + 'a>,
-    writer: Option<BlobWriter<'a>>,
+    destination: Destination<'a>,
     descriptor: &'a Descriptor,
     progress: &'a dyn Progress,
     cancel: &'a Cancel,
@@ -345,30 +421,44 @@ struct Intake<'a> {
 }
 
 impl<'a> Intake<'a> {
-    fn open(assembly: &'a Assembly<'_>, descriptor: &'a Descriptor, stored: bool, cancel: &'a Cancel) -> Result<Self> {
-        let (reader, writer): (Box<dyn Read + Send + 'a>, _) = if stored {
-            (Box::new(assembly.content.open_blob(&descriptor.digest)?) as Box<File>, None)
-        } else {
-            let writer = assembly.content.writer(descriptor.digest.algorithm(), descriptor.size)?;
-            (assembly.source.blob(descriptor, cancel)?, Some(writer))
+    fn open(
+        assembly: &'a Assembly<'_>,
+        descriptor: &'a Descriptor,
+        stored: bool,
+        fresh: bool,
+        cancel: &'a Cancel,
+    ) -> Result<Self> {
+        let (content, source) = (assembly.content, assembly.source);
+        let partial = if stored || !source.is_remote() { None } else { content.partial(descriptor, fresh)? };
+        let (reader, destination): (Box<dyn Read + Send + 'a>, _) = match partial {
+            _ if stored => (Box::new(content.open_blob(&descriptor.digest)?) as Box<File>, Destination::Nowhere),
+            Some(partial) => (source.blob_from(descriptor, partial.had(), cancel)?, Destination::Partial(partial)),
+            None => {
+                let writer = content.writer(descriptor.digest.algorithm(), descriptor.size)?;
+                (source.blob(descriptor, cancel)?, Destination::Writer(writer))
+            }
         };
         let phase = if stored { Phase::Extracting } else { Phase::Downloading };
         assembly.progress.layer(&descriptor.digest, phase, 0, descriptor.size);
-        Ok(Self { reader, writer, descriptor, progress: assembly.progress, cancel, phase, passed: 0 })
+        Ok(Self { reader, destination, descriptor, progress: assembly.progress, cancel, phase, passed: 0 })
+    }
+
+    /// Whether a part of it comes from an earlier pull.
+    fn is_resumed(&self) -> bool {
+        matches!(&self.destination, Destination::Partial(partial) if partial.had() > 0)
     }
 
     fn finish(self) -> Result<()> {
-        match self.writer {
-            Some(writer) => {
-                let (expected, size) = (&self.descriptor.digest, self.descriptor.size);
+        let (expected, size) = (&self.descriptor.digest, self.descriptor.size);
+        match self.destination {
+            Destination::Writer(writer) => {
                 writer.commit(Some(expected), Some(size)).map(drop).map_err(|error| name_layer(error, expected))
             }
-            None if self.passed != self.descriptor.size => Err(Error::Size {
-                what: format!("layer {}", self.descriptor.digest),
-                expected: self.descriptor.size,
-                actual: self.passed,
-            }),
-            None => Ok(()),
+            Destination::Partial(partial) => partial.commit(expected).map_err(|error| name_layer(error, expected)),
+            Destination::Nowhere if self.passed != size => {
+                Err(Error::Size { what: format!("layer {expected}"), expected: size, actual: self.passed })
+            }
+            Destination::Nowhere => Ok(()),
         }
     }
 }
@@ -387,14 +477,24 @@ impl Read for Intake<'_> {
         if self.cancel.is_set() {
             return Err(Error::Cancelled.into_io());
         }
+        if let Destination::Partial(partial) = &mut self.destination
+            && partial.is_behind()
+        {
+            let n = partial.read_back(buf).map_err(Error::into_io)?;
+            self.passed += n as u64;
+            self.progress.layer(&self.descriptor.digest, self.phase, self.passed, self.descriptor.size);
+            return Ok(n);
+        }
         let n = self.reader.read(buf)?;
         self.passed += n as u64;
         if self.passed > self.descriptor.size {
             let what = format!("layer {}", self.descriptor.digest);
             return Err(Error::TooLarge { what, limit: self.descriptor.size }.into_io());
         }
-        if let Some(writer) = &mut self.writer {
-            writer.append(&buf[..n]).map_err(Error::into_io)?;
+        match &mut self.destination {
+            Destination::Writer(writer) => writer.append(&buf[..n]).map_err(Error::into_io)?,
+            Destination::Partial(partial) => partial.append(&buf[..n]).map_err(Error::into_io)?,
+            Destination::Nowhere => {}
         }
         self.progress.layer(&self.descriptor.digest, self.phase, self.passed, self.descriptor.size);
         Ok(n)

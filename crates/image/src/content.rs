@@ -70,6 +70,10 @@ impl ContentStore {
         Ok(store)
     }
 
+    pub(crate) fn root(&self) -> &OwnedFd {
+        &self.root
+    }
+
     /// Takes a shared lease.
     ///
     /// # Errors
@@ -178,12 +182,12 @@ impl ContentStore {
         }
     }
 
-    /// Removes every blob that is not in `keep`, and says how many bytes that gave back.
+    /// Removes every blob that is not in `keep`, and old parts of blobs, and says how many bytes that gave back.
     ///
     /// # Errors
     /// System call errors.
     pub fn retain(&self, keep: &BTreeSet<Digest>, held: &Exclusive) -> Result<u64> {
-        let mut freed = 0;
+        let mut freed = self.drop_partials(crate::partial::KEPT, held)?;
         for (digest, size) in self.list()? {
             if !keep.contains(&digest) {
                 self.remove(&digest, held)?;
@@ -470,11 +474,11 @@ pub(crate) fn file_names(dir: &OwnedFd) -> Result<Vec<String>> {
     Ok(names)
 }
 
-fn blob_path(digest: &Digest) -> String {
+pub(crate) fn blob_path(digest: &Digest) -> String {
     format!("blobs/{}/{}", digest.algorithm().as_str(), digest.hex())
 }
 
-fn exists(dir: &OwnedFd, path: &str) -> Result<bool> {
+pub(crate) fn exists(dir: &OwnedFd, path: &str) -> Result<bool> {
     match rustix::fs::statat(dir, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => Ok(true),
         Err(Errno::NOENT) => Ok(false),

@@ -18,6 +18,7 @@ pub mod content;
 mod error;
 mod inbound;
 pub mod layer;
+mod partial;
 pub mod record;
 pub mod registry;
 pub mod store;

@@ -15,6 +15,7 @@ mod limits;
 mod mounts;
 mod pull;
 mod push;
+mod registries;
 mod run;
 mod runtime_face;
 mod save;

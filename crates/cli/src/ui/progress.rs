@@ -126,6 +126,16 @@ impl Progress for Shown {
         self.show(layer, phase, current, total, words(phase));
     }
 
+    fn warning(&self, text: &str) {
+        if let Ok(state) = self.state.lock()
+            && let Some(bars) = &state.bars
+        {
+            bars.suspend(|| crate::output::warning(text));
+            return;
+        }
+        crate::output::warning(text);
+    }
+
     fn mounted(&self, layer: &Digest, from: &str) {
         self.show(layer, Phase::Pushed, 0, 0, &format!("Mounted from {from}"));
     }

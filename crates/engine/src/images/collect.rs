@@ -55,6 +55,13 @@ impl Engine {
         Ok(freed)
     }
 
+    /// Removes what interrupted pulls have fetched so far, unless anything is being made.
+    pub(crate) fn forget_partials(&self) -> Result<u64> {
+        let content = self.content_store()?;
+        let Some(held) = content.try_exclusive()? else { return Ok(0) };
+        Ok(content.drop_partials(std::time::Duration::ZERO, &held)?)
+    }
+
     /// Layers that containers stand on; `None` when one of them cannot say.
     pub(super) fn chains_of_containers(&self) -> Result<Option<BTreeSet<Digest>>> {
         let mut chains = BTreeSet::new();

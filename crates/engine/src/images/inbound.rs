@@ -104,6 +104,7 @@ impl Engine {
             && matches!(error.kind(), ErrorKind::BadImage | ErrorKind::NoSpace)
         {
             // The failure above is the one to report; what stays goes with the next collection.
+            let _ = self.forget_partials();
             let _ = self.collect();
         }
         result

@@ -103,7 +103,7 @@ impl Engine {
             };
             pruned.images.extend(removed.into_iter().map(Removed::from));
         }
-        pruned.reclaimed = self.collect()?;
+        pruned.reclaimed = self.forget_partials()?.saturating_add(self.collect()?);
         Ok(pruned)
     }
 

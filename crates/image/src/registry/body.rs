@@ -30,19 +30,28 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    pub(super) fn open(serving: Vec<&'a Http>, descriptor: &Descriptor, cancel: &'a Cancel) -> Result<Self> {
+    /// The blob from `offset` on.
+    pub(super) fn open(
+        serving: Vec<&'a Http>,
+        descriptor: &Descriptor,
+        offset: u64,
+        cancel: &'a Cancel,
+    ) -> Result<Self> {
         let mut body = Self {
             serving,
             turn: 0,
             cancel,
             digest: descriptor.digest.clone(),
             size: descriptor.size,
-            offset: 0,
+            offset,
             reader: None,
             failures: 0,
-            last_failure_at: 0,
+            last_failure_at: offset,
         };
-        body.connect()?;
+        // What is here already is looked at first; a connection would wait for that in vain.
+        if offset == 0 {
+            body.connect()?;
+        }
         Ok(body)
     }
 

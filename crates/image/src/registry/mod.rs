@@ -265,25 +265,50 @@ fn known(content_type: &str) -> bool {
 
 impl Source for Client {
     fn blob<'a>(&'a self, descriptor: &Descriptor, cancel: &'a Cancel) -> Result<Box<dyn Read + Send + 'a>> {
-        Ok(Box::new(body::Body::open(self.serving(Need::Pull), descriptor, cancel)?))
+        self.blob_from(descriptor, 0, cancel)
+    }
+
+    fn blob_from<'a>(
+        &'a self,
+        descriptor: &Descriptor,
+        offset: u64,
+        cancel: &'a Cancel,
+    ) -> Result<Box<dyn Read + Send + 'a>> {
+        Ok(Box::new(body::Body::open(self.serving(Need::Pull), descriptor, offset, cancel)?))
+    }
+
+    fn is_remote(&self) -> bool {
+        true
+    }
+
+    fn is_mirrored(&self) -> bool {
+        self.serving(Need::Pull).len() > 1
+    }
+
+    fn distrust(&self) {
+        let serving = self.serving(Need::Pull);
+        if let [mirror, _, ..] = serving[..] {
+            mirror.give_up();
+        }
     }
 
     fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
         let kind = descriptor.media_type.as_str();
         let what = format!("document {}", descriptor.digest);
-        if known(kind) || kind.is_empty() {
-            // Verified here too, so that what a mirror has wrong is asked of the registry.
-            return self.first(Need::Pull, |http| {
-                let (bytes, _, _) = manifest(http, &descriptor.digest.to_string())?;
-                let mut hasher = Hasher::new(descriptor.digest.algorithm());
-                hasher.update(&bytes);
-                verify(&what, &descriptor.digest, &hasher.finish())?;
-                Ok(bytes)
-            });
-        }
-        let cancel = Cancel::default();
-        let mut stream = self.blob(descriptor, &cancel)?;
-        read_bounded(&mut stream, limit, &what)
+        // Verified here too, so that what a mirror has wrong is asked of the registry.
+        self.first(Need::Pull, |http| {
+            let bytes = if known(kind) || kind.is_empty() {
+                manifest(http, &descriptor.digest.to_string())?.0
+            } else {
+                let cancel = Cancel::default();
+                let mut stream = body::Body::open(vec![http], descriptor, 0, &cancel)?;
+                read_bounded(&mut stream, limit, &what)?
+            };
+            let mut hasher = Hasher::new(descriptor.digest.algorithm());
+            hasher.update(&bytes);
+            verify(&what, &descriptor.digest, &hasher.finish())?;
+            Ok(bytes)
+        })
     }
 }
 

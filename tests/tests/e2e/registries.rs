@@ -1,0 +1,476 @@
+//! Registries that want tokens or certificates, that stand behind mirrors and proxies, and that do not do as they should.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use testkit::authority::Authority;
+use testkit::http::{Body, Response, Server, shelf};
+use testkit::image::{Members, Packing};
+use testkit::tokens::{self, Habits};
+use testkit::tunnel::Tunnel;
+use testkit::{Host, Image, Registry};
+
+/// Writes below the user's configuration, `~/.config`.
+fn configure(host: &Host, name: &str, text: impl AsRef<[u8]>) {
+    let path = host.home().join(".config").join(name);
+    std::fs::create_dir_all(path.parent().expect("below a directory")).expect("make the directory");
+    std::fs::write(path, text).expect("write the configuration");
+}
+
+/// Registries that answer only in time, tried twice.
+fn be_quick(host: &Host, more: &str) {
+    let text = format!("[client]\nattempts = 2\nidle-timeout = 1\nresponse-timeout = 2\nleast-rate = 1000\n{more}");
+    configure(host, "lighter/registries.toml", text);
+}
+
+fn copy(from: &Path, host: &Host, name: &str) {
+    configure(host, name, std::fs::read(from).expect("read the certificate"));
+}
+
+/// An image whose second layer does not compress: 4 MiB.
+fn big() -> Members {
+    let noise: Vec<u8> =
+        (0_u32..1 << 20).flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()).collect();
+    Image::busybox("x").file("noise", 0o644, &noise).oci_layout(Packing::Gzip)
+}
+
+/// Debian's registry with tokens that `authority` signs, and the server that gives them.
+fn token_registry(authority: Authority, habits: Habits) -> (Registry, Server) {
+    let bundle = authority.certificate();
+    let server = tokens::serve(authority, habits);
+    let auth = format!(
+        "auth: {{token: {{realm: \"http://{}/token\", service: {}, issuer: {}, rootcertbundle: {}}}}}\n",
+        server.address(),
+        tokens::SERVICE,
+        tokens::ISSUER,
+        bundle.display()
+    );
+    (Registry::configured(None, &auth), server)
+}
+
+#[test]
+fn tokens_let_in_whoever_logged_in() {
+    let host = Host::with_busybox();
+    for habits in [Habits { no_post: false, life: 1 }, Habits { no_post: true, life: 300 }] {
+        let authority = Authority::new(host.scratch(if habits.no_post { "get" } else { "post" }));
+        let (registry, server) = token_registry(authority, habits);
+        let (name, place) = (registry.reference("team/box:1"), registry.address());
+        host.lighter(&["tag", "busybox", &name]).ok();
+        host.lighter(&["push", &name]).rejected("lighter login");
+        host.lighter_reading(&["login", "-u", "ann", "--password-stdin", &place], b"wrong").rejected("login refused");
+        host.lighter_reading(&["login", "-u", "ann", "--password-stdin", &place], b"secret").ok();
+        let config = std::fs::read(host.home().join(".docker/config.json")).expect("the login is kept");
+        let config: Value = serde_json::from_slice(&config).expect("JSON");
+        let kept = &config["auths"][&place];
+        if habits.no_post {
+            // Identity tokens are for OAuth, which this one does not speak; its registries keep the password.
+            host.lighter(&["logout", &place]).ok();
+            let login = json!({"auths": {&place: {"auth": "YW5uOnNlY3JldA=="}}}).to_string();
+            std::fs::write(host.home().join(".docker/config.json"), login).expect("write the login");
+        } else {
+            assert_eq!(kept["identitytoken"], tokens::IDENTITY, "{config}");
+            assert_eq!(kept["auth"], "YW5uOg==", "the password is not kept");
+        }
+        host.lighter(&["push", &name]).ok();
+        let other = registry.reference("other/box:1");
+        host.lighter(&["tag", "busybox", &other]).ok();
+        assert!(host.lighter(&["push", &other]).ok().out().contains(": Mounted from team/box"), "a scope for both");
+        host.lighter(&["rmi", &name, &other]).ok();
+        host.lighter(&["run", "--rm", &name, "true"]).ok();
+        let posted = server.seen().iter().any(|request| request.method == "POST" && !request.body.is_empty());
+        assert!(posted, "OAuth comes first");
+        let right =
+            |request: &testkit::http::Request| request.authorization.as_deref() == Some("Basic YW5uOnNlY3JldA==");
+        let got = server.seen().iter().any(|request| request.method == "GET" && right(request));
+        assert_eq!(got, habits.no_post, "and the older way where it is not taken");
+        host.lighter(&["logout", &place]).ok();
+        host.lighter(&["rmi", &name]).ok();
+        host.lighter(&["pull", &name]).rejected("lighter login");
+    }
+}
+
+#[test]
+fn a_private_authority_is_trusted_where_it_is_configured() {
+    let host = Host::with_busybox();
+    let authority = Authority::new(host.scratch("authority"));
+    let (certificate, key) = authority.server("registry", "IP:127.0.0.1");
+    let tls = format!("certificate: {}, key: {}", certificate.display(), key.display());
+    let registry = Registry::configured(Some(&tls), "");
+    let name = registry.reference("team/box:1");
+    host.lighter(&["tag", "busybox", &name]).ok();
+    let place = registry.address();
+    let stranger = Authority::new(host.scratch("stranger"));
+    copy(&stranger.certificate(), &host, &format!("docker/certs.d/{place}/ca.crt"));
+    let refused = host.lighter(&["push", &name]);
+    refused.rejected("certificate");
+    copy(&authority.certificate(), &host, &format!("docker/certs.d/{place}/ca.crt"));
+    host.lighter(&["push", &name]).ok();
+    host.lighter(&["rmi", &name]).ok();
+    host.lighter(&["run", "--rm", &name, "true"]).ok();
+    std::fs::remove_dir_all(host.home().join(".config/docker")).expect("take the certificates away");
+    // The same by containerd's file.
+    let text = format!("server = \"https://{place}\"\nca = {:?}\n", stranger.certificate());
+    configure(&host, &format!("containerd/certs.d/{place}/hosts.toml"), text);
+    host.lighter(&["pull", &name]).rejected("certificate");
+    let text = format!("server = \"https://{place}\"\nca = {:?}\n", authority.certificate());
+    configure(&host, &format!("containerd/certs.d/{place}/hosts.toml"), text);
+    host.lighter(&["pull", &name]).ok();
+}
+
+#[test]
+fn a_client_shows_its_certificate() {
+    let host = Host::with_busybox();
+    let authority = Authority::new(host.scratch("authority"));
+    let (certificate, key) = authority.server("registry", "IP:127.0.0.1");
+    let ca = authority.certificate();
+    let tls = format!("certificate: {}, key: {}, clientcas: [{}]", certificate.display(), key.display(), ca.display());
+    let registry = Registry::configured(Some(&tls), "");
+    let (name, place) = (registry.reference("box:1"), registry.address());
+    host.lighter(&["tag", "busybox", &name]).ok();
+    copy(&ca, &host, &format!("docker/certs.d/{place}/ca.crt"));
+    host.lighter(&["push", &name]).rejected(&place);
+    let (certificate, key) = authority.client("ann");
+    copy(&certificate, &host, &format!("docker/certs.d/{place}/ann.cert"));
+    host.lighter(&["push", &name]).rejected("ann.cert");
+    copy(&key, &host, &format!("docker/certs.d/{place}/ann.key"));
+    host.lighter(&["push", &name]).ok();
+}
+
+#[test]
+fn a_proxy_leads_to_registries_elsewhere() {
+    let host = Host::with_busybox();
+    let authority = Authority::new(host.scratch("authority"));
+    let (certificate, key) = authority.server("registry", "DNS:registry.test");
+    let tls = format!("certificate: {}, key: {}", certificate.display(), key.display());
+    let registry = Registry::configured(Some(&tls), "");
+    let tunnel = Tunnel::to(registry.address());
+    let name = "registry.test:5000/team/box:1";
+    host.lighter(&["tag", "busybox", name]).ok();
+    let through = |args: &[&str], variables: &[(&str, &str)]| {
+        let mut command = host.command(args);
+        command.envs(variables.iter().copied());
+        host.finish(command, None, testkit::process::DEADLINE)
+    };
+    let url = tunnel.url();
+    let ca = authority.certificate().display().to_string();
+    through(&["push", name], &[("https_proxy", &url)]).rejected("certificate");
+    through(&["push", name], &[("https_proxy", &url), ("SSL_CERT_FILE", &ca)]).ok();
+    assert!(tunnel.asked().iter().all(|asked| asked == "registry.test:5000"), "{:?}", tunnel.asked());
+    host.lighter(&["rmi", name]).ok();
+    let before = tunnel.asked().len();
+    through(&["pull", name], &[("HTTPS_PROXY", &url), ("NO_PROXY", "registry.test"), ("SSL_CERT_FILE", &ca)])
+        .rejected("registry.test");
+    assert_eq!(tunnel.asked().len(), before, "an exception is spoken to directly");
+    configure(&host, "docker/daemon.json", json!({"proxies": {"https-proxy": url}}).to_string());
+    copy(&authority.certificate(), &host, "containers/certs.d/registry.test:5000/ca.crt");
+    host.lighter(&["pull", name]).ok();
+    assert!(tunnel.asked().len() > before);
+    host.lighter(&["run", "--rm", name, "true"]).ok();
+}
+
+/// A mirror that answers every second request with an error or half of what it promised.
+fn flaky(layout: Members) -> Server {
+    let count = AtomicUsize::new(0);
+    Server::start(move |request| {
+        let right = shelf(&layout, request);
+        match count.fetch_add(1, Ordering::Relaxed) % 4 {
+            1 => Response::status(500),
+            3 => match right.body {
+                Body::Whole(bytes) => {
+                    Response { body: Body::CutShort(bytes[..bytes.len() / 2].to_vec(), bytes.len() as u64), ..right }
+                }
+                _ => Response::status(502),
+            },
+            _ => right,
+        }
+    })
+}
+
+#[test]
+fn a_mirror_that_fails_half_the_time_is_no_hindrance() {
+    let host = Host::new();
+    let registry = Registry::start();
+    let layout = big();
+    registry.push_layout(&layout, "team/app:1");
+    let mirror = flaky(layout);
+    let (name, place) = (registry.reference("team/app:1"), registry.address());
+    let ours = format!(
+        "[[registry]]\nprefix = \"{place}\"\nlocation = \"{place}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
+        mirror.address()
+    );
+    let theirs = format!(
+        "server = \"http://{place}\"\n[host.\"http://{}\"]\ncapabilities = [\"pull\", \"resolve\"]\n",
+        mirror.address()
+    );
+    for (file, text) in [
+        ("lighter/registries.toml".to_owned(), &ours),
+        ("containers/registries.conf".to_owned(), &ours),
+        (format!("containerd/certs.d/{place}/hosts.toml"), &theirs),
+    ] {
+        configure(&host, &file, text);
+        let before = mirror.seen().len();
+        for _ in 0..3 {
+            host.lighter(&["pull", &name]).ok();
+            host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
+            host.lighter(&["rmi", &name]).ok();
+        }
+        assert!(mirror.seen().len() > before + 3, "the mirror is asked first");
+        std::fs::remove_file(host.home().join(".config").join(&file)).expect("take it away");
+    }
+    assert!(mirror.seen().iter().any(|request| request.path.contains(&format!("ns={place}"))), "containerd's ns");
+}
+
+#[test]
+fn a_mirror_gets_no_login_of_the_registrys() {
+    let host = Host::new();
+    let registry = Registry::with_password("ann", "secret");
+    let layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    registry.push_layout(&layout, "box:1");
+    let mirror = Server::start(|_| Response::status(401).header("WWW-Authenticate", "Basic realm=\"mirror\""));
+    let (name, place) = (registry.reference("box:1"), registry.address());
+    let text = format!(
+        "[[registry]]\nlocation = \"{place}\"\n[[registry.mirror]]\nlocation = \"{}\"\n[[registry.mirror]]\nlocation = \"{}\"\n",
+        mirror.address(),
+        // Nobody is there.
+        format_args!("127.0.0.1:{}", testkit::registry::free_port())
+    );
+    configure(&host, "containers/registries.conf", text);
+    host.lighter_reading(&["login", "-u", "ann", "--password-stdin", &place], b"secret").ok();
+    host.lighter(&["pull", &name]).ok();
+    assert!(!mirror.seen().is_empty());
+    assert!(mirror.seen().iter().all(|request| request.authorization.is_none()), "{:?}", mirror.seen());
+    host.lighter(&["rmi", &name]).ok();
+    // A login of its own is used, also one that containers' tools have kept for a part of it.
+    let auth = json!({"auths": {format!("{}/box", mirror.address()): {"auth": "bWU6bWluZQ=="}}});
+    configure(&host, "containers/auth.json", auth.to_string());
+    host.lighter(&["pull", &name]).ok();
+    let said: Vec<_> = mirror.seen().into_iter().filter_map(|request| request.authorization).collect();
+    assert!(!said.is_empty() && said.iter().all(|auth| auth == "Basic bWU6bWluZQ=="), "{said:?}");
+}
+
+#[test]
+fn a_mirror_with_other_content_is_not_believed() {
+    let host = Host::new();
+    let registry = Registry::start();
+    let layout = big();
+    registry.push_layout(&layout, "app:1");
+    let mirror = Server::start(move |request| {
+        let right = shelf(&layout, request);
+        match right.body.clone() {
+            Body::Whole(mut bytes) if request.path.contains("/blobs/") && !bytes.is_empty() => {
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 0x40;
+                right.body(Body::Whole(bytes))
+            }
+            _ => right,
+        }
+    });
+    let (name, place) = (registry.reference("app:1"), registry.address());
+    let text =
+        format!("[[registry]]\nlocation = \"{place}\"\n[[registry.mirror]]\nlocation = \"{}\"\n", mirror.address());
+    configure(&host, "containers/registries.conf", text);
+    host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
+    assert!(mirror.seen().iter().any(|request| request.path.contains("/blobs/")));
+}
+
+#[test]
+fn what_is_blocked_or_wrongly_configured_is_said() {
+    let host = Host::new();
+    configure(&host, "containers/registries.conf", "[[registry]]\nlocation = \"127.0.0.1:1/bad\"\nblocked = true\n");
+    host.lighter(&["pull", "127.0.0.1:1/bad/box:1"]).rejected("blocked");
+    host.lighter(&["run", "--rm", "127.0.0.1:1/bad/box:1", "true"]).refused(125, "blocked");
+    configure(&host, "lighter/registries.toml", "[client]\nattempts = \"many\"\n");
+    host.lighter(&["pull", "127.0.0.1:1/box:1"]).rejected("registries.toml");
+}
+
+/// A registry that gives blobs slowly, and what was asked of it: ranges.
+fn slow(layout: Members) -> Server {
+    let slowly = Mutex::new(true);
+    Server::start(move |request| {
+        let right = shelf(&layout, request);
+        match right.body.clone() {
+            Body::Whole(bytes) if request.path.contains("/blobs/") && bytes.len() > 1 << 20 => {
+                if request.range.is_some() || !std::mem::replace(&mut *slowly.lock().expect("not poisoned"), false) {
+                    return right;
+                }
+                right.body(Body::Slow(bytes, 128 << 10, Duration::from_millis(100)))
+            }
+            _ => right,
+        }
+    })
+}
+
+/// What pulls have left, and how much of it: the largest first.
+fn partials(host: &Host) -> Vec<(u64, std::path::PathBuf)> {
+    let Ok(entries) = std::fs::read_dir(host.root().join("content/partial")) else { return Vec::new() };
+    let entries = entries.flatten();
+    let mut found: Vec<_> = entries.filter_map(|entry| Some((entry.metadata().ok()?.len(), entry.path()))).collect();
+    found.sort_by(|a, b| b.cmp(a));
+    found
+}
+
+/// Starts a pull, and gives it when a good part of the layer is here.
+fn pull_half(host: &Host, name: &str) -> testkit::process::Running {
+    let pull = host.spawn(&["pull", name]);
+    testkit::wait::until("a part of the layer is here", Duration::from_secs(20), || {
+        partials(host).first().filter(|(size, _)| *size > 1 << 20).map(drop)
+    });
+    pull
+}
+
+#[test]
+fn a_killed_pull_is_taken_up_where_it_was() {
+    for signal in [Signal::KILL, Signal::INT] {
+        let host = Host::new();
+        let server = slow(big());
+        let name = format!("{}/app:1", server.address());
+        let pull = pull_half(&host, &name);
+        let begin = Instant::now();
+        pull.signal(signal);
+        let output = pull.finish(Duration::from_secs(5));
+        assert!(begin.elapsed() < Duration::from_secs(2), "{signal:?} ends it at once: {output}");
+        assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "", "nothing half-made is visible");
+        let mut had: Vec<u64> = partials(&host).into_iter().map(|(size, _)| size).filter(|size| *size > 0).collect();
+        assert!(had.first().is_some_and(|size| *size > 1 << 20), "it is kept: {had:?}");
+        host.lighter(&["pull", &name]).ok();
+        let mut ranges: Vec<u64> = server.seen().iter().filter_map(|asked| Some(asked.range? as u64)).collect();
+        had.sort_unstable();
+        ranges.sort_unstable();
+        assert_eq!(ranges, had, "only the rest is fetched");
+        assert_eq!(partials(&host), []);
+        host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
+    }
+}
+
+#[test]
+fn what_an_earlier_pull_left_is_not_believed() {
+    let host = Host::new();
+    let server = slow(big());
+    let name = format!("{}/app:1", server.address());
+    let pull = pull_half(&host, &name);
+    pull.signal(Signal::KILL);
+    drop(pull.finish(Duration::from_secs(5)));
+    // As a power cut may leave it: the right length, other bytes.
+    let (_, path) = partials(&host).swap_remove(0);
+    std::fs::write(&path, vec![0; 2 << 20]).expect("spoil it");
+    host.lighter(&["pull", &name]).ok();
+    host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
+    assert_eq!(partials(&host), []);
+}
+
+#[test]
+fn a_registry_that_drips_is_given_up() {
+    let host = Host::new();
+    be_quick(&host, "");
+    let layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    let server = Server::start(move |request| {
+        let right = shelf(&layout, request);
+        match right.body.clone() {
+            Body::Whole(bytes) if request.path.contains("/blobs/") => {
+                right.body(Body::Slow(bytes, 1, Duration::from_millis(200)))
+            }
+            _ => right,
+        }
+    });
+    let output = host.lighter(&["pull", &format!("{}/box:1", server.address())]);
+    output.rejected("bytes came in");
+    assert!(output.took < Duration::from_secs(30), "{output}");
+    let silent = Server::start(|_| Response::status(200).body(Body::Silence));
+    let output = host.lighter(&["pull", &format!("{}/box:1", silent.address())]);
+    output.rejected(&silent.address());
+    assert!(output.took < Duration::from_secs(30), "{output}");
+}
+
+#[test]
+fn lies_end_in_an_error_and_nothing_is_left() {
+    let host = Host::new();
+    be_quick(&host, "");
+    let right = Image::busybox("x").oci_layout(Packing::Gzip);
+    let old = Image::busybox("x").file("old", 0o644, b"old").oci_layout(Packing::Gzip);
+    let index: Value = serde_json::from_slice(right.get("index.json")).expect("JSON");
+    let digest = index["manifests"][0]["digest"].as_str().expect("a digest").to_owned();
+    let refused = |reference: &str, answer: Box<dyn Fn(&testkit::http::Request) -> Response + Send + Sync>| {
+        let server = Server::start(answer);
+        let output = host.lighter(&["pull", &format!("{}/{reference}", server.address())]);
+        output.rejected("Error:");
+        assert!(output.took < Duration::from_secs(40), "{output}");
+        assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "");
+        output.err()
+    };
+    // Old content under a digest that names other.
+
+    let said = refused(
+        &format!("box@{digest}"),
+        Box::new(move |request| match request.path.contains("/manifests/") {
+            true => shelf(&old, &testkit::http::Request { path: "/v2/box/manifests/1".into(), ..request.clone() }),
+            false => shelf(&old, request),
+        }),
+    );
+    assert!(said.contains(&digest), "{said}");
+    // A digest that is no digest, in the registry's own words.
+    let manifest = |bad: &str| {
+        let mut layout = right.clone();
+        let member = format!("blobs/{}", digest.replace(':', "/"));
+        layout.edit(&member, |manifest| manifest["layers"][0]["digest"] = json!(bad));
+        layout
+    };
+    for bad in ["sha256:../../../../etc/passwd", "sha256:short", "md5:d41d8cd98f00b204e9800998ecf8427e", ""] {
+        let layout = manifest(bad);
+        refused("box:1", Box::new(move |request| shelf(&layout, request)));
+    }
+    // Sizes that are none of the blobs'.
+    for size in [json!(0), json!(1), json!(u64::MAX), json!(-1), json!(1.5)] {
+        let mut layout = right.clone();
+        let member = format!("blobs/{}", digest.replace(':', "/"));
+        layout.edit(&member, |manifest| manifest["layers"][0]["size"] = size);
+        refused("box:1", Box::new(move |request| shelf(&layout, request)));
+    }
+    // Bodies without end, redirects without end, and redirects to what is no registry.
+    let layout = right.clone();
+    refused(
+        "box:1",
+        Box::new(move |request| match request.path.contains("/blobs/") {
+            true => shelf(&layout, request).body(Body::Endless),
+            false => shelf(&layout, request),
+        }),
+    );
+    refused("box:1", Box::new(|request| Response::status(307).header("Location", &request.path)));
+    for target in ["file:///etc/passwd", "http://", "gopher://127.0.0.1/", "//", "\u{7f}"] {
+        refused("box:1", Box::new(move |_| Response::status(302).header("Location", target)));
+    }
+    refused(
+        "box:1",
+        Box::new(|_| Response::status(401).header("WWW-Authenticate", "Bearer realm=\"file:///etc/passwd\"")),
+    );
+}
+
+#[test]
+fn a_registrys_warning_is_passed_on() {
+    let host = Host::new();
+    let layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    let server =
+        Server::start(move |request| shelf(&layout, request).header("Warning", "299 - \"this registry will close\""));
+    let output = host.lighter(&["pull", &format!("{}/box:1", server.address())]);
+    let told = output.ok().err();
+    assert_eq!(told.matches("this registry will close").count(), 1, "{told:?}");
+}
+
+#[test]
+fn a_busy_registry_is_waited_for() {
+    let host = Host::new();
+    let layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let server = Server::start(move |request| match count.fetch_add(1, Ordering::Relaxed) {
+        1 => Response::status(429).header("Retry-After", "1"),
+        2 => Response::status(503),
+        _ => shelf(&layout, request),
+    });
+    let output = host.lighter(&["pull", &format!("{}/box:1", server.address())]);
+    output.ok();
+    assert!(output.took >= Duration::from_secs(1), "as long as it asked for: {output}");
+}
