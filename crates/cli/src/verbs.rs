@@ -285,7 +285,7 @@ pub(crate) const VERBS: &[Verb] = &[
             INSECURE,
             PLATFORM,
             Flag::switch("quiet", "Only the image's name").short('q'),
-            Flag::later("all-tags", false, later::REGISTRY).short('a'),
+            Flag::switch("all-tags", "Fetch all tags of the repository").short('a'),
             Flag::later("disable-content-trust", false, later::REGISTRY),
         ]],
         pull::parse,

@@ -75,6 +75,8 @@ pub enum Phase {
     Pushed,
     /// The registry has it already.
     There,
+    /// It may not be sent to registries.
+    Foreign,
 }
 
 /// Hears how far work is. Called from several threads, and often: implementations return at once.

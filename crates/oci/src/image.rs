@@ -42,6 +42,13 @@ pub mod media_type {
         matches!(media_type, OCI_INDEX | DOCKER_LIST)
     }
 
+    /// Whether `media_type` is a layer that may not be sent to registries (`layer.md`, deprecated; Docker's "foreign").
+    #[must_use]
+    pub fn is_foreign(media_type: &str) -> bool {
+        media_type.starts_with("application/vnd.oci.image.layer.nondistributable.v1.tar")
+            || media_type == "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    }
+
     /// Whether `media_type` is a manifest of one image.
     #[must_use]
     pub fn is_manifest(media_type: &str) -> bool {
@@ -89,6 +96,9 @@ pub struct Descriptor {
     /// Arbitrary metadata.
     #[serde(default, deserialize_with = "lenient", skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
+    /// The blob itself in base64, for small ones; not verified.
+    #[serde(default, deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub data: String,
     /// What the blob, a manifest, runs on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<Platform>,
@@ -113,6 +123,7 @@ impl Descriptor {
             size,
             urls: Vec::new(),
             annotations: BTreeMap::new(),
+            data: String::new(),
             platform: None,
             artifact_type: String::new(),
         }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use testkit::authority::Authority;
 use testkit::http::{Body, Response, Server, shelf};
 use testkit::image::{Members, Packing};
+use testkit::terminal::Terminal;
 use testkit::tokens::{self, Habits};
 use testkit::tunnel::Tunnel;
 use testkit::{Host, Image, Registry};
@@ -473,4 +474,173 @@ fn a_busy_registry_is_waited_for() {
     let output = host.lighter(&["pull", &format!("{}/box:1", server.address())]);
     output.ok();
     assert!(output.took >= Duration::from_secs(1), "as long as it asked for: {output}");
+}
+
+/// An image on a shelf, its manifest changed; the layer's bytes are given to whoever changes it.
+fn changed(change: impl FnOnce(&mut Members, &mut Value, &[u8])) -> Members {
+    let mut layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    let index: Value = serde_json::from_slice(layout.get("index.json")).expect("JSON");
+    let member = format!("blobs/{}", index["manifests"][0]["digest"].as_str().expect("a digest").replace(':', "/"));
+    let mut manifest: Value = serde_json::from_slice(layout.get(&member)).expect("JSON");
+    let layer = layout.largest().1.to_vec();
+    change(&mut layout, &mut manifest, &layer);
+    layout.put(&member, manifest.to_string().into_bytes());
+    layout
+}
+
+#[test]
+fn all_tags_come_with_one_command() {
+    let host = Host::with_busybox();
+    let registry = Registry::start();
+    for tag in ["1", "2", "three"] {
+        host.lighter(&["tag", "busybox", &registry.reference(&format!("box:{tag}"))]).ok();
+    }
+    let name = registry.reference("box");
+    host.lighter(&["push", "-q", "-a", &name]).ok();
+    for tag in ["1", "2", "three"] {
+        host.lighter(&["rmi", &format!("{name}:{tag}")]).ok();
+    }
+    let pulled = host.lighter(&["pull", "--all-tags", &name]).ok().out();
+    for tag in ["1", "2", "three"] {
+        assert!(pulled.contains(&format!("{tag}: Pulling from box\n")), "{pulled}");
+        host.lighter(&["run", "--rm", "--pull", "never", &format!("{name}:{tag}"), "true"]).ok();
+    }
+    assert!(pulled.ends_with(&format!("for {name}\n{name}")), "{pulled}");
+    assert_eq!(host.lighter(&["pull", "-qa", &name]).ok().out(), name);
+    host.lighter(&["pull", "-a", &format!("{name}:1")]).rejected("all-tags");
+    host.lighter(&["pull", "-a", &registry.reference("nothing")]).rejected("nothing");
+    // In pages, as large registries have them.
+    let pages = Server::start(|request| match request.path.split_once("last=") {
+        _ if !request.path.contains("/tags/list") => Response::status(404),
+        None => Response::ok("application/json", br#"{"name":"box","tags":["a"]}"#)
+            .header("Link", "</v2/box/tags/list?last=a&n=1>; rel=\"next\""),
+        Some(_) => Response::ok("application/json", br#"{"name":"box","tags":["b","../../x"]}"#),
+    });
+    host.lighter(&["pull", "-a", &format!("{}/box", pages.address())]).rejected("box a");
+    assert!(pages.seen().iter().any(|request| request.path.contains("last=a")));
+}
+
+#[test]
+fn a_layer_may_be_elsewhere_or_in_its_descriptor() {
+    let host = Host::new();
+    // A layer that registries do not have, but its maker does.
+    let place = Arc::new(Mutex::new(Vec::new()));
+    let given = Arc::clone(&place);
+    let maker = Server::start(move |_| Response::ok("application/octet-stream", &given.lock().expect("not poisoned")));
+    let foreign = changed(|layout, manifest, layer| {
+        *place.lock().expect("not poisoned") = layer.to_vec();
+        layout.remove(&format!("blobs/{}", testkit::image::digest(layer).replace(':', "/")));
+        manifest["layers"][0]["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip");
+        manifest["layers"][0]["urls"] = json!(["file:///etc/passwd", format!("http://{}/layer", maker.address())]);
+    });
+    let server = Server::start(move |request| shelf(&foreign, request));
+    let name = format!("{}/foreign:1", server.address());
+    host.lighter(&["run", "--rm", &name, "true"]).ok();
+    assert!(maker.seen().iter().any(|request| request.path == "/layer"));
+    // It is not sent on.
+    let registry = Registry::start();
+    let copy = registry.reference("foreign:1");
+    host.lighter(&["tag", &name, &copy]).ok();
+    let pushed = host.lighter(&["push", &copy]);
+    assert!(pushed.out().contains("Skipped foreign layer") && !pushed.out().contains("Pushed"), "{pushed}");
+    // A configuration that the manifest brings along.
+    let inline = changed(|layout, manifest, _| {
+        use base64::Engine as _;
+        let member = format!("blobs/{}", manifest["config"]["digest"].as_str().expect("a digest").replace(':', "/"));
+        manifest["config"]["data"] = json!(base64::engine::general_purpose::STANDARD.encode(layout.get(&member)));
+        layout.remove(&member);
+    });
+    let server = Server::start(move |request| shelf(&inline, request));
+    host.lighter(&["run", "--rm", &format!("{}/inline:1", server.address()), "true"]).ok();
+    // One that is not what the digest says is asked for instead.
+    let wrong = changed(|_, manifest, _| manifest["config"]["data"] = json!("e30="));
+    let server = Server::start(move |request| shelf(&wrong, request));
+    host.lighter(&["run", "--rm", &format!("{}/wrong:1", server.address()), "true"]).ok();
+}
+
+#[test]
+fn digests_may_be_longer() {
+    use sha2::Digest as _;
+    let host = Host::new();
+    let hex = |bytes: &[u8]| sha2::Sha512::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let layout = changed(|layout, manifest, layer| {
+        layout.put(&format!("blobs/sha512/{}", hex(layer)), layer.to_vec());
+        manifest["layers"][0]["digest"] = json!(format!("sha512:{}", hex(layer)));
+    });
+    let server = Server::start(move |request| shelf(&layout, request));
+    let name = format!("{}/long:1", server.address());
+    host.lighter(&["run", "--rm", &name, "true"]).ok();
+    assert!(server.seen().iter().any(|request| request.path.contains("/blobs/sha512:")));
+}
+
+#[test]
+fn short_names_are_dockers_unless_wanted_otherwise() {
+    let host = Host::new();
+    let registry = Registry::start();
+    registry.push_layout(&Image::busybox("x").oci_layout(Packing::Gzip), "team/box:1");
+    let aliases = format!("[aliases]\nshortbox = \"{}\"\n", registry.reference("team/box"));
+    configure(&host, "containers/registries.conf", &aliases);
+    be_quick(&host, "");
+    host.lighter(&["create", "--pull", "never", "shortbox:1"]).rejected("No such image: shortbox:1");
+    configure(&host, "lighter/registries.toml", "short-names = \"aliases\"\n");
+    let name = registry.reference("team/box:1");
+    assert!(host.lighter(&["pull", "shortbox:1"]).ok().out().ends_with(&name));
+    host.lighter(&["run", "--rm", "shortbox:1", "true"]).ok();
+    assert_eq!(host.lighter(&["images", "-q"]).ok().out().lines().count(), 1);
+}
+
+#[test]
+fn a_terminal_shows_how_far_and_how_fast() {
+    let host = Host::new();
+    let server = slow(big());
+    let name = format!("{}/app:1", server.address());
+    let mut terminal = Terminal::start(&host.command(&["pull", &name]));
+    terminal.expect("Downloading");
+    terminal.expect("MB/s");
+    let begin = Instant::now();
+    terminal.send(b"\x03");
+    assert_ne!(terminal.finish(), 0, "the interrupt key ends it");
+    assert!(begin.elapsed() < Duration::from_secs(2));
+    let mut terminal = Terminal::start(&host.command(&["pull", &name]));
+    terminal.expect("Pull complete");
+    terminal.expect(" MB in 2 layers, ");
+    terminal.expect("Downloaded newer image");
+    assert_eq!(terminal.finish(), 0);
+    // A pipe gets lines, and nothing else.
+    host.lighter(&["rmi", &name]).ok();
+    let piped = host.lighter(&["pull", &name]);
+    assert!(!piped.ok().out().contains('\x1b') && !piped.err().contains("MB"), "{piped}");
+    assert_eq!(piped.out().matches(": Pull complete").count(), 2, "{piped}");
+}
+
+#[test]
+fn what_refers_to_an_image_is_found_by_it() {
+    let host = Host::with_busybox();
+    let registry = Registry::start();
+    let name = registry.reference("box:1");
+    host.lighter(&["tag", "busybox", &name]).ok();
+    host.lighter(&["push", "-q", &name]).ok();
+    let id = host.lighter(&["images", "-q", "--no-trunc", &name]).ok().out();
+    for round in 0..2 {
+        let layout = changed(|_, manifest, _| {
+            manifest["artifactType"] = json!("application/vnd.example.signature");
+            manifest["annotations"] = json!({"round": round.to_string()});
+            manifest["subject"] =
+                json!({"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": id, "size": 500});
+        });
+        let server = Server::start(move |request| shelf(&layout, request));
+        let signature = format!("{}/signature:1", server.address());
+        host.lighter(&["pull", &signature]).ok();
+        let copy = registry.reference("box:signature");
+        host.lighter(&["tag", &signature, &copy]).ok();
+        host.lighter(&["push", &copy]).ok();
+        host.lighter(&["push", &copy]).ok();
+        let tag = format!("docker://{}", registry.reference(&format!("box:{}", id.replace(':', "-"))));
+        let index = testkit::process::tool("skopeo", &["inspect", "--raw", "--tls-verify=false", &tag]);
+        let index: Value = serde_json::from_str(&index).expect("JSON");
+        let entries = index["manifests"].as_array().expect("a list");
+        assert_eq!(entries.len(), round + 1, "each once: {index}");
+        assert_eq!(entries[round]["artifactType"], "application/vnd.example.signature");
+        assert_eq!(entries[round]["annotations"]["round"], round.to_string());
+    }
 }

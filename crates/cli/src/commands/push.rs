@@ -33,6 +33,7 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
             let shown = Shown::new(Lines::Stdout, None);
             let progress: &dyn Progress = if quiet { &Quiet } else { &shown };
             let pushed = engine.push(reference, &options, progress)?;
+            shown.close();
             if quiet {
                 continue;
             }

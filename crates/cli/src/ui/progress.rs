@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use engine::{LayerRecord, Phase, Progress};
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
 use oci::Digest;
 
 use crate::format::escape;
@@ -30,7 +31,7 @@ pub(crate) struct Shown {
 
 #[derive(Default)]
 struct State {
-    begun: bool,
+    begun: Option<Instant>,
     bars: Option<MultiProgress>,
     layers: HashMap<Digest, Layer>,
 }
@@ -38,6 +39,8 @@ struct State {
 struct Layer {
     phase: Phase,
     bar: Option<ProgressBar>,
+    /// Bytes that went over the wire, or into an archive.
+    moved: u64,
 }
 
 impl Shown {
@@ -46,12 +49,24 @@ impl Shown {
         Self { lines, headline, draws: crate::output::draws(), state: Mutex::default() }
     }
 
+    /// On a terminal: how much it was, in what time.
+    pub(crate) fn close(&self) {
+        let Ok(state) = self.state.lock() else { return };
+        let (Some(begun), Some(bars)) = (state.begun, &state.bars) else { return };
+        let moved: u64 = state.layers.values().map(|layer| layer.moved).sum();
+        if moved > 0 {
+            let text = summary(moved, state.layers.len(), begun.elapsed());
+            // A terminal that is gone needs no summary.
+            let _ = bars.println(text);
+        }
+    }
+
     /// Before the first layer: the headline, and a place to draw.
     fn open(&self, state: &mut State) {
-        if state.begun {
+        if state.begun.is_some() {
             return;
         }
-        state.begun = true;
+        state.begun = Some(Instant::now());
         if let Some(headline) = &self.headline {
             self.print(&escape::line(headline));
         }
@@ -67,6 +82,14 @@ impl Shown {
     }
 }
 
+/// `12.3 MB in 3 layers, 1.2 s, 10.2 MB/s`.
+fn summary(moved: u64, layers: usize, time: Duration) -> String {
+    let seconds = time.as_secs_f64().max(0.001);
+    let plural = if layers == 1 { "" } else { "s" };
+    let rate = DecimalBytes((moved as f64 / seconds) as u64);
+    format!("{} in {layers} layer{plural}, {seconds:.1} s, {rate}/s", DecimalBytes(moved))
+}
+
 /// Docker's words for a phase.
 fn words(phase: Phase) -> &'static str {
     match phase {
@@ -80,22 +103,34 @@ fn words(phase: Phase) -> &'static str {
         Phase::Pushing => "Pushing",
         Phase::Pushed => "Pushed",
         Phase::There => "Layer already exists",
+        Phase::Foreign => "Skipped foreign layer",
     }
 }
 
 fn is_end(phase: Phase) -> bool {
-    matches!(phase, Phase::Done | Phase::Exists | Phase::Saved | Phase::Pushed | Phase::There)
+    matches!(phase, Phase::Done | Phase::Exists | Phase::Saved | Phase::Pushed | Phase::There | Phase::Foreign)
 }
 
+/// A layer's line while bytes go: how many, how fast, and how long it will take.
+const MOVING: &str =
+    "{prefix}: {msg:11} [{bar:25}] {decimal_bytes:>9}/{decimal_total_bytes:9} {decimal_bytes_per_sec:>12} {eta:>4}";
+
 fn bar(bars: &MultiProgress, name: &str, phase: Phase, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix}: {msg:14} [{bar:40}] {decimal_bytes}/{decimal_total_bytes}");
     let bar = bars.add(ProgressBar::new(total));
-    if let Ok(style) = style {
-        bar.set_style(style.progress_chars("=> "));
+    if let Ok(style) = ProgressStyle::with_template("{prefix}: {msg}") {
+        bar.set_style(style);
     }
     bar.set_prefix(name.to_owned());
     bar.set_message(words(phase));
     bar
+}
+
+/// From the first byte on, so that the rate is not that of waiting.
+fn start(bar: &ProgressBar) {
+    if let Ok(style) = ProgressStyle::with_template(MOVING) {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.reset();
 }
 
 impl State {
@@ -103,7 +138,7 @@ impl State {
     fn known(&mut self, layer: &Digest, phase: Phase, total: u64) -> (&mut Layer, bool) {
         let is_new = !self.layers.contains_key(layer);
         let bars = &self.bars;
-        let make = || Layer { phase, bar: bars.as_ref().map(|bars| bar(bars, layer.short(), phase, total)) };
+        let make = || Layer { phase, bar: bars.as_ref().map(|bars| bar(bars, layer.short(), phase, total)), moved: 0 };
         (self.layers.entry(layer.clone()).or_insert_with(make), is_new)
     }
 }
@@ -149,8 +184,15 @@ impl Shown {
         let (known, is_new) = state.known(layer, phase, total);
         let changed = known.phase != phase;
         known.phase = phase;
+        if matches!(phase, Phase::Downloading | Phase::Pushing | Phase::Saving) {
+            known.moved = current;
+        }
         match &known.bar {
             Some(bar) => {
+                // Nothing of a layer has moved as long as it has no bar.
+                if current > 0 && !is_end(phase) && bar.position() == 0 {
+                    start(bar);
+                }
                 bar.set_length(total.max(current));
                 bar.set_position(current);
                 bar.set_message(words.to_owned());
@@ -167,5 +209,21 @@ impl Shown {
             None if is_new || changed => self.print(&format!("{name}: {}", escape::line(words))),
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn summaries_tell_amount_time_and_rate() {
+        assert_eq!(summary(25_000_000, 3, Duration::from_millis(2500)), "25.00 MB in 3 layers, 2.5 s, 10.00 MB/s");
+        assert!(summary(10, 1, Duration::ZERO).starts_with("10 B in 1 layer, "));
+    }
+
+    #[test]
+    fn templates_are_sound() {
+        assert!(ProgressStyle::with_template(MOVING).is_ok());
     }
 }

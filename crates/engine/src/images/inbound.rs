@@ -148,10 +148,15 @@ impl Engine {
                 Err(error) => return Err(error.into()),
             }
         }
-        let reference = match parsed {
-            Some(reference) => reference,
-            None => name.parse()?,
-        };
+        let long = self.long_name(name)?;
+        if long != name
+            && spec.pull != PullPolicy::Always
+            && let Ok(record) = self.image_store()?.resolve(&long)
+            && wanted.as_ref().is_none_or(|wanted| wanted.rank(&record.platform).is_some())
+        {
+            return Ok(record);
+        }
+        let reference = long.parse()?;
         let options = PullOptions { platform: spec.platform.clone(), insecure: false };
         match self.fetch(&reference, &options, progress) {
             Ok((record, _)) => Ok(record),

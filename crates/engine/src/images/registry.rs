@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use image::registry::{Client, ConfigFile, Configuration, Credentials, Kept, Login, Options, Places, Proxies, Secret};
 
+use oci::Reference;
+
 use super::LoginKept;
 use crate::{Engine, Error, ErrorKind, Result};
 
@@ -22,6 +24,31 @@ impl Engine {
         configuration.tune(&mut options);
         options.configuration = configuration;
         Ok(options)
+    }
+
+    /// What `name` is short for, by the aliases of containers' tools where our configuration wants them; otherwise
+    /// itself, as docker reads it.
+    ///
+    /// # Errors
+    /// Configuration that cannot be understood.
+    pub fn long_name(&self, name: &str) -> Result<String> {
+        let end = name.find(['@', ':']).unwrap_or(name.len());
+        let (short, rest) = name.split_at(end);
+        if short.contains('/') {
+            return Ok(name.to_owned());
+        }
+        let configuration = Configuration::read(&Places::of_host())?;
+        Ok(configuration.alias(short).map_or_else(|| name.to_owned(), |long| format!("{long}{rest}")))
+    }
+
+    /// The repository with each of the tags it has on its registry.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Registry`].
+    pub fn tags_on_registry(&self, repository: &Reference, insecure: bool) -> Result<Vec<Reference>> {
+        let tags = Client::new(repository, self.registry_options(insecure)?)?.tags()?;
+        // A tag that is none is the registry's mistake; it cannot be asked for.
+        Ok(tags.iter().filter_map(|tag| repository.with_tag(tag).ok()).collect())
     }
 
     fn logins(&self) -> Result<ConfigFile> {

@@ -7,7 +7,7 @@ use oci::image::Descriptor;
 use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
 
-use super::http::Http;
+use super::http::{Http, Target};
 use crate::assemble::Cancel;
 use crate::{Error, Result};
 
@@ -16,8 +16,8 @@ const FORGIVE_AFTER: u64 = 1 << 20;
 
 /// Reads as the whole blob. Gives at most the descriptor's size; whether the content is right is for the reader to say.
 pub(super) struct Body<'a> {
-    /// Who has it, in the order in which they are asked; at least one.
-    serving: Vec<&'a Http>,
+    /// Who has it and where, in the order in which they are asked; at least one.
+    serving: Vec<(&'a Http, Target)>,
     /// Which of them is asked now.
     turn: usize,
     cancel: &'a Cancel,
@@ -32,7 +32,7 @@ pub(super) struct Body<'a> {
 impl<'a> Body<'a> {
     /// The blob from `offset` on.
     pub(super) fn open(
-        serving: Vec<&'a Http>,
+        serving: Vec<(&'a Http, Target)>,
         descriptor: &Descriptor,
         offset: u64,
         cancel: &'a Cancel,
@@ -56,7 +56,7 @@ impl<'a> Body<'a> {
     }
 
     fn http(&self) -> &'a Http {
-        self.serving[self.turn]
+        self.serving[self.turn].0
     }
 
     /// Goes on with the next endpoint, if there is one.
@@ -85,7 +85,7 @@ impl<'a> Body<'a> {
         let http = self.http();
         let range = format!("bytes={}-", self.offset);
         let headers: &[_] = if self.offset > 0 { &[(RANGE, range.as_str())] } else { &[] };
-        let response = http.get(&http.path(&format!("blobs/{}", self.digest)), headers, self.cancel)?;
+        let response = http.get(&self.serving[self.turn].1, headers, self.cancel)?;
         let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let partial = response.status() == StatusCode::PARTIAL_CONTENT;
         let length: Option<u64> = header(CONTENT_LENGTH).and_then(|v| v.parse().ok());

@@ -252,13 +252,17 @@ impl Http {
 
     /// Where `response`, the answer to a request to `asked`, says to go on.
     pub(super) fn location(&self, response: &Response<Body>, asked: &Target) -> Result<Target> {
+        let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+        self.follow(asked, said.unwrap_or_default())
+    }
+
+    /// Where `link`, said in the answer to a request to `asked`, leads.
+    pub(super) fn follow(&self, asked: &Target, link: &str) -> Result<Target> {
         let base = match asked {
             Target::Path(path) => self.uri(self.scheme.get().copied().unwrap_or(Scheme::Https), path)?,
             Target::Elsewhere(uri) => uri.clone(),
         };
-        let said = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        let next = said.and_then(|said| resolve(&base, said));
-        let next = next.ok_or_else(|| self.broken("it does not say where to send to"))?;
+        let next = resolve(&base, link).ok_or_else(|| self.broken("it does not say where to go on"))?;
         // Behind a proxy that ends TLS, registries name themselves without it.
         let home = |authority: &http::uri::Authority| authority.as_str().eq_ignore_ascii_case(&self.endpoint.authority);
         if next.authority().is_some_and(home) {
@@ -272,6 +276,17 @@ impl Http {
 
     fn may_be_plain(&self) -> bool {
         self.endpoint.plain || self.endpoint.scheme == Some(Scheme::Http)
+    }
+
+    /// Somewhere else that content may be fetched from, without any login.
+    pub(super) fn elsewhere(&self, url: &str) -> Option<Target> {
+        let uri: Uri = url.parse().ok()?;
+        let fit = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => self.may_be_plain(),
+            _ => false,
+        };
+        (fit && uri.host().is_some()).then_some(Target::Elsewhere(uri))
     }
 
     /// Sends to the registry, deciding on first contact whether it speaks TLS.

@@ -12,6 +12,7 @@ mod dns;
 mod endpoint;
 mod failure;
 mod http;
+mod listing;
 mod pace;
 mod place;
 mod proxy;
@@ -29,13 +30,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use oci::digest::Algorithm;
 use oci::image::{Descriptor, Document, media_type};
 use oci::{Digest, Reference};
 use ureq::http::header::{ACCEPT, CONTENT_TYPE};
 
 use self::endpoint::Endpoint;
-use self::http::{Access, Http};
+use self::http::{Access, Http, Target};
 use crate::assemble::{Cancel, MANIFEST_MAX, Source};
 use crate::content::{Hasher, read_bounded, verify};
 use crate::{Error, ImageRecord, Inbound, Result};
@@ -263,6 +266,18 @@ fn known(content_type: &str) -> bool {
     media_type::is_index(content_type) || media_type::is_manifest(content_type)
 }
 
+/// The blob that its descriptor brings along (`descriptor.md`, "Embedded Content"), if it is the right one.
+fn inline(descriptor: &Descriptor) -> Option<Vec<u8>> {
+    let bytes = STANDARD.decode(&descriptor.data).ok().filter(|bytes| !bytes.is_empty())?;
+    let mut hasher = Hasher::new(descriptor.digest.algorithm());
+    hasher.update(&bytes);
+    (bytes.len() as u64 == descriptor.size && hasher.finish() == descriptor.digest).then_some(bytes)
+}
+
+fn blob_at<'a>(http: &'a Http, descriptor: &Descriptor) -> (&'a Http, Target) {
+    (http, http.path(&format!("blobs/{}", descriptor.digest)))
+}
+
 impl Source for Client {
     fn blob<'a>(&'a self, descriptor: &Descriptor, cancel: &'a Cancel) -> Result<Box<dyn Read + Send + 'a>> {
         self.blob_from(descriptor, 0, cancel)
@@ -274,7 +289,19 @@ impl Source for Client {
         offset: u64,
         cancel: &'a Cancel,
     ) -> Result<Box<dyn Read + Send + 'a>> {
-        Ok(Box::new(body::Body::open(self.serving(Need::Pull), descriptor, offset, cancel)?))
+        if let Some(bytes) = inline(descriptor) {
+            let mut stream = std::io::Cursor::new(bytes);
+            stream.set_position(offset);
+            return Ok(Box::new(stream));
+        }
+        let of_blob = |http| blob_at(http, descriptor);
+        let mut serving: Vec<_> = self.serving(Need::Pull).into_iter().map(of_blob).collect();
+        if media_type::is_foreign(&descriptor.media_type) {
+            let registry = self.registry();
+            let elsewhere = descriptor.urls.iter().filter_map(|url| registry.elsewhere(url));
+            serving.extend(elsewhere.map(|target| (registry, target)));
+        }
+        Ok(Box::new(body::Body::open(serving, descriptor, offset, cancel)?))
     }
 
     fn is_remote(&self) -> bool {
@@ -295,13 +322,16 @@ impl Source for Client {
     fn document(&self, descriptor: &Descriptor, limit: u64) -> Result<Vec<u8>> {
         let kind = descriptor.media_type.as_str();
         let what = format!("document {}", descriptor.digest);
+        if let Some(bytes) = inline(descriptor) {
+            return Ok(bytes);
+        }
         // Verified here too, so that what a mirror has wrong is asked of the registry.
         self.first(Need::Pull, |http| {
             let bytes = if known(kind) || kind.is_empty() {
                 manifest(http, &descriptor.digest.to_string())?.0
             } else {
                 let cancel = Cancel::default();
-                let mut stream = body::Body::open(vec![http], descriptor, 0, &cancel)?;
+                let mut stream = body::Body::open(vec![blob_at(http, descriptor)], descriptor, 0, &cancel)?;
                 read_bounded(&mut stream, limit, &what)?
             };
             let mut hasher = Hasher::new(descriptor.digest.algorithm());

@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::sync::{Mutex, PoisonError};
 
 use oci::Digest;
-use oci::image::Descriptor;
+use oci::image::{Descriptor, media_type};
 use ureq::http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderName, RANGE};
 use ureq::http::{Method, StatusCode};
 
@@ -65,7 +65,13 @@ impl Client {
             out.progress.layer(&layer.descriptor.digest, Phase::Preparing, 0, layer.descriptor.size);
         }
         let shown = |digest: &Digest| record.layers.iter().any(|layer| layer.descriptor.digest == *digest);
-        self.blobs(out, &closure.blobs, &shown)?;
+        // Whoever made those does not want them sent on; their URLs say where they are.
+        let (foreign, blobs): (Vec<_>, Vec<_>) =
+            closure.blobs.into_iter().partition(|blob| media_type::is_foreign(&blob.media_type));
+        for blob in foreign.iter().filter(|blob| shown(&blob.digest)) {
+            out.progress.layer(&blob.digest, Phase::Foreign, blob.size, blob.size);
+        }
+        self.blobs(out, &blobs, &shown)?;
         for (descriptor, bytes) in &closure.documents {
             let name = if descriptor.digest == target.digest { tag.to_owned() } else { descriptor.digest.to_string() };
             self.put_manifest(&name, descriptor, bytes)?;
@@ -111,12 +117,26 @@ impl Client {
         let headers = [(CONTENT_TYPE, descriptor.media_type.as_str())];
         let request = Request { content: Some(&content), ..Request::new(Method::PUT, &headers) };
         let response = http.request(&target, &request, &Cancel::default())?;
-        let said = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok()?.parse().ok());
-        match said {
-            Some(said) => verify(&format!("manifest {name} on the registry"), &descriptor.digest, &said),
-            None => Ok(()),
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok());
+        if let Some(said) = header("docker-content-digest").and_then(|value| value.parse().ok()) {
+            verify(&format!("manifest {name} on the registry"), &descriptor.digest, &said)?;
+        }
+        // A registry that keeps referrers says whose this is one of (distribution specification, "Pushing manifests
+        // with subject").
+        match subject_of(bytes) {
+            Some(subject) if header("oci-subject").is_none() => self.refer(http, &subject, descriptor, bytes),
+            _ => Ok(()),
         }
     }
+}
+
+/// The manifest that the document refers to.
+fn subject_of(bytes: &[u8]) -> Option<Digest> {
+    #[derive(serde::Deserialize)]
+    struct Referrer {
+        subject: Option<Descriptor>,
+    }
+    Some(serde_json::from_slice::<Referrer>(bytes).ok()?.subject?.digest)
 }
 
 /// Where an upload stands.

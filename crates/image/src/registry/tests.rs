@@ -516,3 +516,55 @@ fn plain_http_is_for_loopback_only() {
     };
     assert!(tried.contains("https://"), "{tried}");
 }
+
+#[test]
+fn referrers_come_from_the_interface_or_from_a_tag() {
+    let subject = Digest::sha256_of(b"subject");
+    let entry = |kind: &str| {
+        let mut entry = Descriptor::of(media_type::OCI_MANIFEST, kind.as_bytes());
+        entry.artifact_type = kind.to_owned();
+        entry
+    };
+    let index = |entries: &[Descriptor]| {
+        serde_json::to_vec(&serde_json::json!({
+            "schemaVersion": 2, "mediaType": media_type::OCI_INDEX, "manifests": entries,
+        }))
+        .expect("JSON")
+    };
+    let (first, second) = (index(&[entry("a/sig"), entry("a/sbom")]), index(&[entry("a/more")]));
+    for by_tag in [false, true] {
+        let (first, second, path) = (first.clone(), second.clone(), format!("/v2/a/app/referrers/{subject}"));
+        let tag = format!("/v2/a/app/manifests/sha256-{}", subject.hex());
+        let server = Server::start(move |request| match request.path.split('?').next() {
+            Some(asked) if asked == path && !by_tag && request.path.contains("page=2") => Reply::ok(&second),
+            Some(asked) if asked == path && !by_tag => {
+                Reply::ok(&first).header("Link", &format!("<{path}?page=2>; rel=\"next\""))
+            }
+            Some(asked) if asked == tag && by_tag => Reply::ok(&first).header("Content-Type", media_type::OCI_INDEX),
+            _ => Reply::status(404),
+        });
+        let client = Client::new(&server.reference("a/app:1"), options()).expect("configured");
+        let kinds = |kind: Option<&str>| -> Vec<String> {
+            let found = client.referrers(&subject, kind).expect("listed");
+            found.into_iter().map(|referrer| referrer.artifact_type).collect()
+        };
+        let all = if by_tag { vec!["a/sig", "a/sbom"] } else { vec!["a/sig", "a/sbom", "a/more"] };
+        assert_eq!(kinds(None), all);
+        assert_eq!(kinds(Some("a/sbom")), ["a/sbom"], "filtered here when not there");
+        let none = client.referrers(&Digest::sha256_of(b"other"), None).expect("no failure");
+        assert!(none.is_empty());
+    }
+}
+
+#[test]
+fn a_list_that_leads_elsewhere_or_nowhere_ends() {
+    let server = Server::start(|_| Reply::ok(br#"{"tags":["a"]}"#).header("Link", "<http://127.0.0.1:1/x>; rel=next"));
+    let client = Client::new(&server.reference("a/app:1"), options()).expect("configured");
+    assert!(matches!(client.tags(), Err(Error::Unsupported(_))));
+    let server = Server::start(|request| {
+        let next = format!("<{}x>; rel=next", request.path);
+        Reply::ok(br#"{"tags":["a"]}"#).header("Link", if request.path.len() > 60 { "" } else { &next })
+    });
+    let client = Client::new(&server.reference("a/app:1"), options()).expect("configured");
+    assert_eq!(client.tags().expect("listed"), ["a"]);
+}
