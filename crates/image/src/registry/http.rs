@@ -67,12 +67,14 @@ pub(super) struct Request<'a> {
     pub(super) content: Option<&'a Content<'a>>,
     /// Another repository of the registry that is read from.
     pub(super) also_from: Option<&'a str>,
+    /// Whether the body is for nobody but whom it is sent to.
+    pub(super) secret: bool,
 }
 
 impl<'a> Request<'a> {
     /// Without a body.
     pub(super) fn new(method: Method, headers: &'a [(HeaderName, &'a str)]) -> Self {
-        Self { method, headers, content: None, also_from: None }
+        Self { method, headers, content: None, also_from: None, secret: false }
     }
 
     fn is_read(&self) -> bool {
@@ -330,6 +332,9 @@ impl Http {
             let next = next.ok_or_else(|| self.broken(&format!("{} redirects to nowhere", place(&at))))?;
             if at.scheme_str() == Some("https") && next.scheme_str() != Some("https") && !self.may_be_plain() {
                 return Err(self.refused(&format!("{} redirects to {} without TLS", place(&at), place(&next))));
+            }
+            if request.secret && origin_of(&next) != origin {
+                return Err(self.refused(&format!("{} wants a login sent on to {}", place(&at), place(&next))));
             }
             at = next;
         }

@@ -24,6 +24,8 @@ struct Quirks {
     token: bool,
     /// Repository a blob may be mounted from.
     mounts: Option<&'static str>,
+    /// Least bytes of a chunk but the last.
+    chunk_min: usize,
 }
 
 #[derive(Default)]
@@ -151,7 +153,8 @@ fn answer(asked: &Asked, state: &mut State, quirks: &Quirks, address: SocketAddr
         }
         ("POST", _) => {
             state.uploads.push(Vec::new());
-            (202, place(state.uploads.len() - 1), nothing())
+            let least = format!("OCI-Chunk-Min-Length: {}\r\n", quirks.chunk_min);
+            (202, place(state.uploads.len() - 1) + &least, nothing())
         }
         ("PATCH", Some(upload)) => {
             let start = asked.content_range.split('-').next().and_then(|start| start.parse().ok());
@@ -180,6 +183,7 @@ fn answer(asked: &Asked, state: &mut State, quirks: &Quirks, address: SocketAddr
             state.manifests.push((name.to_owned(), digest.to_string(), asked.content.clone()));
             (201, format!("Docker-Content-Digest: {digest}\r\n"), nothing())
         }
+        ("DELETE", Some(_)) => (204, nothing(), nothing()),
         _ => (405, nothing(), nothing()),
     }
 }
@@ -289,6 +293,11 @@ fn registries_that_want_chunks_get_them() {
     pushes(&registry, &local);
     // 200 000 bytes in chunks of 64 KiB, and the configuration.
     assert_eq!(registry.count("PATCH"), 4 + 1);
+    assert_eq!(registry.count("DELETE"), 2, "uploads that are not gone on with are cancelled");
+    let least = Quirks { no_whole: true, chunk_min: 150_000, ..Quirks::default() };
+    let registry = Registry::start(least);
+    pushes(&registry, &local);
+    assert_eq!(registry.count("PATCH"), 2 + 1, "as large as the registry wants them");
 }
 
 #[test]

@@ -352,6 +352,49 @@ fn tokens_answer_challenges_and_stay_at_home() {
 }
 
 #[test]
+fn a_password_is_not_sent_on() {
+    let elsewhere = Server::start(|_| Reply::ok(br#"{"token":"tok"}"#));
+    let target = format!("http://{}/token", elsewhere.address);
+    let server = Server::start(move |request| match request.path.starts_with("/token") {
+        true => Reply::status(307).header("Location", &target),
+        false => {
+            let challenge = format!("Bearer realm=\"http://{}/token\"", request.host);
+            Reply::status(401).header("WWW-Authenticate", &challenge)
+        }
+    });
+    let mut credentials = Credentials::default();
+    credentials.insert(&server.address.to_string(), "u", "p");
+    let result = Store::new().pull(&server.reference("a/app:1"), Options { credentials, ..options() });
+    assert!(matches!(result, Err(Error::Unsupported(_))), "{result:?}");
+    assert!(elsewhere.log().is_empty(), "{:?}", elsewhere.log());
+}
+
+#[test]
+fn a_token_that_ends_in_the_middle_is_renewed() {
+    let image = image();
+    let given = AtomicUsize::new(0);
+    let served = AtomicUsize::new(0);
+    let server = Server::start(move |request| {
+        if request.path.starts_with("/token") {
+            let number = given.fetch_add(1, Ordering::Relaxed);
+            return Reply::ok(format!("{{\"token\":\"t{number}\",\"expires_in\":300}}").as_bytes());
+        }
+        // Each token is good for two answers, whatever the server said.
+        let newest = format!("Bearer t{}", given.load(Ordering::Relaxed).wrapping_sub(1));
+        if request.authorization.as_deref() == Some(&newest) && served.fetch_add(1, Ordering::Relaxed) % 3 != 2 {
+            return image.answer(request);
+        }
+        let challenge = format!("Bearer realm=\"http://{}/token\"", request.host);
+        Reply::status(401).header("WWW-Authenticate", &challenge)
+    });
+    let store = Store::new();
+    let reference = server.reference("a/app:1");
+    let inbound = Inbound::new(&store.content, &store.images, &store.sink, &Quiet).parallel(1);
+    inbound.pull(&reference, options()).expect("goes on with new tokens");
+    assert!(server.log().iter().filter(|(path, _)| path.starts_with("/token")).count() > 1);
+}
+
+#[test]
 fn a_challenge_from_elsewhere_is_not_answered() {
     let elsewhere = Server::start(|request| {
         let challenge = format!("Bearer realm=\"http://{}/token\"", request.host);

@@ -197,7 +197,7 @@ impl Http {
         let form = form.join("&");
         let content = || Ok((Box::new(form.as_bytes()) as Box<dyn std::io::Read>, form.len() as u64));
         let headers = [(CONTENT_TYPE, FORM)];
-        let request = Request { content: Some(&content), ..Request::new(Method::POST, &headers) };
+        let request = Request { content: Some(&content), secret: true, ..Request::new(Method::POST, &headers) };
         let Answer { response, .. } = self.send(realm, &request, None)?;
         if matches!(response.status().as_u16(), 400 | 401 | 404 | 405) {
             // Some do not know this way, others not this kind of login by it: the other way has the last word.
