@@ -150,7 +150,7 @@ impl From<image::Error> for Error {
                 Self::new(ErrorKind::Registry, sentence)
             }
             Below::Configuration { .. } => Self::new(ErrorKind::Invalid, sentence)
-                .hint("what is configured for registries is wrong; docs/guide.md lists the files that are read"),
+                .hint("what is configured for registries is wrong; docs/registries.md lists the files that are read"),
             Below::Blocked { .. } => Self::new(ErrorKind::Registry, sentence)
                 .hint("a [[registry]] of registries.conf or lighter/registries.toml says blocked = true"),
             Below::Denied { .. } => Self::new(ErrorKind::Registry, sentence)
