@@ -15,6 +15,7 @@ use crate::ui::progress::{Lines, Shown};
 pub(crate) fn parse(args: &Args) -> Outcome<Job> {
     let said = args.word(0).to_owned();
     let (quiet, all_tags) = (args.on("quiet"), args.on("all-tags"));
+    signatures_unchecked(args)?;
     let options = PullOptions { platform: args.owned("platform"), insecure: args.on("insecure") };
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
@@ -48,6 +49,17 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
         })?;
         Ok(0)
     }))
+}
+
+/// Docker's flag for its first kind of signatures, which is refused where it would ask for their check.
+///
+/// # Errors
+/// When it was turned off.
+pub(super) fn signatures_unchecked(args: &Args) -> Outcome<()> {
+    match args.switch("disable-content-trust") {
+        Some(false) => Err(Failure::usage("--disable-content-trust=false: signatures cannot be checked")),
+        Some(true) | None => Ok(()),
+    }
 }
 
 fn status(changed: bool, name: &str) -> String {

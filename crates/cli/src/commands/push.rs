@@ -3,7 +3,7 @@
 use engine::{Progress, PushOptions, Quiet};
 use oci::reference::Reference;
 
-use super::pull::name_hint;
+use super::pull::{name_hint, signatures_unchecked};
 use crate::failure::Outcome;
 use crate::flags::{Args, Job};
 use crate::output;
@@ -16,6 +16,7 @@ use crate::ui::progress::{Lines, Shown};
 pub(crate) fn parse(args: &Args) -> Outcome<Job> {
     let said = args.word(0).to_owned();
     let (quiet, all_tags) = (args.on("quiet"), args.on("all-tags"));
+    signatures_unchecked(args)?;
     let options = PushOptions { platform: args.owned("platform"), insecure: args.on("insecure") };
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
@@ -64,6 +65,8 @@ mod tests {
     #[test]
     fn flags_fit() {
         assert!(parse(&testing::args("push", &["-q", "-a", "localhost:5000/x"])).is_ok());
+        assert!(parse(&testing::args("push", &["--disable-content-trust", "x"])).is_ok());
+        assert!(parse(&testing::args("push", &["--disable-content-trust=false", "x"])).is_err());
         let bad: Result<Reference, Failure> = "team/UPPER".parse().map_err(name_hint);
         assert!(bad.expect_err("refused").render(false).contains("Hint: names look like"));
     }

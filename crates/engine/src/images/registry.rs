@@ -105,9 +105,12 @@ impl Engine {
 /// Where containers' tools keep logins, in the order in which they look (containers-auth.json(5)).
 fn containers_logins() -> Vec<ConfigFile> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let below = |dir: Option<PathBuf>| dir.map(|dir| dir.join("containers/auth.json"));
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
-    [set("REGISTRY_AUTH_FILE"), below(set("XDG_RUNTIME_DIR")), below(config)]
+    let running = set("XDG_RUNTIME_DIR").map_or_else(
+        || PathBuf::from(format!("/run/containers/{}/auth.json", rustix::process::geteuid().as_raw())),
+        |dir| dir.join("containers/auth.json"),
+    );
+    [set("REGISTRY_AUTH_FILE"), Some(running), config.map(|dir| dir.join("containers/auth.json"))]
         .into_iter()
         .flatten()
         .map(|path| ConfigFile::of_containers(&path))

@@ -127,6 +127,10 @@ impl Http {
             return Ok(None);
         }
         let (grant, _) = self.grant(challenge, &Scopes::default(), true)?;
+        if self.tokens.no_oauth.load(Ordering::Relaxed) {
+            // It could not be used: identity tokens are exchanged by OAuth only.
+            return Ok(None);
+        }
         Ok(grant.refresh_token.filter(|token| !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic())))
     }
 
