@@ -64,6 +64,9 @@ pub(crate) trait Source: Sync {
         false
     }
 
+    /// Ends every wait at once: what comes is not wanted any more.
+    fn abandon(&self) {}
+
     /// Whether what comes is a mirror's, so that somebody else can be asked when it is wrong.
     fn is_mirrored(&self) -> bool {
         false
@@ -268,6 +271,7 @@ impl Assembly<'_> {
                             *first = Some(error);
                         }
                         cancel.set();
+                        self.source.abandon();
                         return;
                     }
                 }

@@ -140,6 +140,12 @@ impl Http {
         self.given_up.store(self.is_mirror, Ordering::Relaxed);
     }
 
+    /// Ends all connections at once, also those that somebody waits for; there will be no others.
+    pub(super) fn shut(&self) {
+        let agents = self.agents.lock().unwrap_or_else(PoisonError::into_inner);
+        agents.values().cloned().for_each(Agent::shutdown);
+    }
+
     /// The path of `rest` in the repository.
     pub(super) fn path(&self, rest: &str) -> Target {
         let mut path = format!("{}/{}/{rest}", self.endpoint.root, self.endpoint.repository);

@@ -308,6 +308,10 @@ impl Source for Client {
         true
     }
 
+    fn abandon(&self) {
+        self.endpoints.iter().for_each(Http::shut);
+    }
+
     fn is_mirrored(&self) -> bool {
         self.serving(Need::Pull).len() > 1
     }

@@ -98,6 +98,8 @@ impl Client {
                         *failure = Some(error);
                     }
                     cancel.set();
+                    // Others may wait for a registry that says nothing.
+                    self.registry().shut();
                 }
             }
         };

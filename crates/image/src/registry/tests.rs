@@ -611,3 +611,27 @@ fn a_list_that_leads_elsewhere_or_nowhere_ends() {
     let client = Client::new(&server.reference("a/app:1"), options()).expect("configured");
     assert_eq!(client.tags().expect("listed"), ["a"]);
 }
+
+#[test]
+fn one_failure_ends_all_waiting() {
+    let image = image();
+    let server = Server::start(move |request| {
+        let is_small = request.path.ends_with(&Digest::sha256_of(&image.blobs[2]).to_string());
+        match request.path.contains("/blobs/") {
+            true if image.is_big_layer(request) => Reply { cut: Some(10), stall: true, ..image.answer(request) },
+            true if is_small => {
+                // After the other has begun to wait.
+                std::thread::sleep(Duration::from_millis(300));
+                Reply::status(403)
+            }
+            _ => image.answer(request),
+        }
+    });
+    let store = Store::new();
+    let patient = Timeouts { idle: Duration::from_secs(60), ..options().timeouts };
+    let begin = Instant::now();
+    let inbound = Inbound::new(&store.content, &store.images, &store.sink, &Quiet).parallel(2);
+    let result = inbound.pull(&server.reference("a/app:1"), Options { timeouts: patient, ..options() });
+    assert!(matches!(result, Err(Error::Denied { .. })), "{result:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+}
