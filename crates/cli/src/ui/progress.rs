@@ -52,12 +52,12 @@ impl Shown {
     /// On a terminal: how much it was, in what time.
     pub(crate) fn close(&self) {
         let Ok(state) = self.state.lock() else { return };
-        let (Some(begun), Some(bars)) = (state.begun, &state.bars) else { return };
+        let (Some(begun), true) = (state.begun, state.bars.is_some()) else { return };
         let moved: u64 = state.layers.values().map(|layer| layer.moved).sum();
         if moved > 0 {
             let text = summary(moved, state.layers.len(), begun.elapsed());
-            // A terminal that is gone needs no summary.
-            let _ = bars.println(text);
+            // The last bar ends at the edge of the terminal, not with a line's end. One that is gone needs no summary.
+            let _ = writeln!(std::io::stderr().lock(), "\n{text}");
         }
     }
 
