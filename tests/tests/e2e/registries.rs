@@ -258,6 +258,9 @@ fn a_mirror_with_other_content_is_not_believed() {
     let layout = big();
     registry.push_layout(&layout, "app:1");
     let mirror = Server::start(move |request| {
+        if request.path.contains("nothing") {
+            return Response::status(404);
+        }
         let right = shelf(&layout, request);
         match right.body.clone() {
             Body::Whole(mut bytes) if request.path.contains("/blobs/") && !bytes.is_empty() => {
@@ -274,6 +277,10 @@ fn a_mirror_with_other_content_is_not_believed() {
     configure(&host, "containers/registries.conf", text);
     host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
     assert!(mirror.seen().iter().any(|request| request.path.contains("/blobs/")));
+    // When nobody has it, what the mirrors said is told as well.
+    let missing = host.lighter(&["pull", &registry.reference("nothing:1")]);
+    missing.rejected("nothing 1 not found");
+    assert!(missing.err().contains(&format!("a mirror failed before: registry {}", mirror.address())), "{missing}");
 }
 
 #[test]
@@ -641,4 +648,18 @@ fn what_refers_to_an_image_is_found_by_it() {
         assert_eq!(entries[round]["artifactType"], "application/vnd.example.signature");
         assert_eq!(entries[round]["annotations"]["round"], round.to_string());
     }
+}
+
+#[test]
+fn two_pulls_of_one_image_do_not_hinder_each_other() {
+    let host = Host::new();
+    let server = slow(big());
+    let name = format!("{}/app:1", server.address());
+    let first = pull_half(&host, &name);
+    let second = host.spawn(&["pull", &name]);
+    second.finish(Duration::from_secs(30)).ok();
+    first.finish(Duration::from_secs(30)).ok();
+    assert_eq!(partials(&host), []);
+    host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
+    host.lighter(&["rmi", &name]).ok();
 }

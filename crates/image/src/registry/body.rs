@@ -4,8 +4,8 @@ use std::io::{self, Read};
 
 use oci::Digest;
 use oci::image::Descriptor;
-use ureq::http::StatusCode;
 use ureq::http::header::{CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use ureq::http::{Response, StatusCode};
 
 use super::http::{Http, Target};
 use crate::assemble::Cancel;
@@ -27,6 +27,8 @@ pub(super) struct Body<'a> {
     reader: Option<Box<dyn Read + Send>>,
     failures: u32,
     last_failure_at: u64,
+    /// Whether parts of it cannot be had.
+    whole_only: bool,
 }
 
 impl<'a> Body<'a> {
@@ -47,6 +49,7 @@ impl<'a> Body<'a> {
             reader: None,
             failures: 0,
             last_failure_at: offset,
+            whole_only: false,
         };
         // What is here already is looked at first; a connection would wait for that in vain.
         if offset == 0 {
@@ -63,6 +66,7 @@ impl<'a> Body<'a> {
     fn turn_to_next(&mut self) -> bool {
         let more = self.turn + 1 < self.serving.len();
         self.turn += usize::from(more);
+        self.whole_only = false;
         more
     }
 
@@ -83,29 +87,47 @@ impl<'a> Body<'a> {
 
     fn connect_here(&mut self) -> Result<()> {
         let http = self.http();
-        let range = format!("bytes={}-", self.offset);
-        let headers: &[_] = if self.offset > 0 { &[(RANGE, range.as_str())] } else { &[] };
-        let response = http.get(&self.serving[self.turn].1, headers, self.cancel)?;
-        let header = |name| response.headers().get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let partial = response.status() == StatusCode::PARTIAL_CONTENT;
-        let length: Option<u64> = header(CONTENT_LENGTH).and_then(|v| v.parse().ok());
-        let content_range = header(CONTENT_RANGE).unwrap_or_default();
+        if self.offset > 0 && !self.whole_only {
+            let range = format!("bytes={}-", self.offset);
+            match http.get(&self.serving[self.turn].1, &[(RANGE, range.as_str())], self.cancel) {
+                Ok(response) if response.status() != StatusCode::PARTIAL_CONTENT => return self.begin_anew(response),
+                Ok(response) => {
+                    let said = response.headers().get(CONTENT_RANGE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+                    if said.starts_with(&format!("bytes {}-", self.offset)) {
+                        self.check_length(&response, self.size - self.offset)?;
+                        self.reader = Some(Box::new(http.paced(response)));
+                        return Ok(());
+                    }
+                }
+                Err(Error::Status { status: 416, .. }) => {}
+                Err(error) => return Err(error),
+            }
+            // It gives another part than it was asked for, or none.
+            self.whole_only = true;
+        }
+        let response = http.get(&self.serving[self.turn].1, &[], self.cancel)?;
+        self.begin_anew(response)
+    }
+
+    /// From the blob's beginning: what is here already is the same content, or its digest tells.
+    fn begin_anew(&mut self, response: Response<ureq::Body>) -> Result<()> {
+        self.check_length(&response, self.size)?;
+        let http = self.http();
         let mut reader = http.paced(response);
-        let expected = if partial { self.size - self.offset } else { self.size };
-        if let Some(actual) = length.filter(|length| *length != expected) {
-            let what = format!("the registry's answer for {}", self.digest);
-            return Err(Error::Size { what, expected, actual });
-        }
-        if partial && !content_range.starts_with(&format!("bytes {}-", self.offset)) {
-            return Err(http.broken(&format!("it was asked for {range} and answers {content_range:?}")));
-        }
-        if !partial && self.offset > 0 {
-            // A server that cannot resume begins anew; what is here already is the same content, or its digest tells.
-            let mut again = reader.by_ref().take(self.offset);
-            io::copy(&mut again, &mut io::sink()).map_err(|e| http.broken(&e.to_string()))?;
-        }
+        let mut again = reader.by_ref().take(self.offset);
+        io::copy(&mut again, &mut io::sink()).map_err(|e| http.broken(&e.to_string()))?;
         self.reader = Some(Box::new(reader));
         Ok(())
+    }
+
+    fn check_length(&self, response: &Response<ureq::Body>, expected: u64) -> Result<()> {
+        let length = response.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse().ok());
+        match length.filter(|length| *length != expected) {
+            None => Ok(()),
+            Some(actual) => {
+                Err(Error::Size { what: format!("the registry's answer for {}", self.digest), expected, actual })
+            }
+        }
     }
 
     /// One read of the present connection; breaking off early is an error.

@@ -65,11 +65,15 @@ impl Http {
     fn heed(&self, headers: &HeaderMap) {
         for value in headers.get_all(WARNING).iter().filter_map(|value| value.to_str().ok()) {
             let Some(text) = warning(value) else { continue };
-            let text = format!("registry {}: {text}", self.endpoint.account);
-            let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if warnings.len() < WARNINGS_MAX && !warnings.contains(&text) {
-                warnings.push(text);
-            }
+            self.note(&format!("registry {}: {text}", self.endpoint.account));
+        }
+    }
+
+    /// Keeps something for users to read, once.
+    pub(super) fn note(&self, text: &str) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if warnings.len() < WARNINGS_MAX && warnings.iter().all(|known| known != text) {
+            warnings.push(text.to_owned());
         }
     }
 

@@ -195,15 +195,21 @@ impl Client {
     fn first<T>(&self, need: Need, work: impl Fn(&Http) -> Result<T>) -> Result<T> {
         let serving = self.serving(need);
         let (last, mirrors) = serving.split_last().ok_or(Error::Cancelled)?;
+        let mut before = Vec::new();
         for mirror in mirrors {
             match work(mirror) {
                 Ok(done) => return Ok(done),
                 Err(error @ (Error::Cancelled | Error::Sys(_))) => return Err(error),
-                Err(Error::Unreachable { .. }) => mirror.give_up(),
-                Err(_) => {}
+                Err(error) => {
+                    if matches!(error, Error::Unreachable { .. }) {
+                        mirror.give_up();
+                    }
+                    before.push(error.to_string());
+                }
             }
         }
         work(last)
+            .inspect_err(|_| before.iter().for_each(|error| last.note(&format!("a mirror failed before: {error}"))))
     }
 
     /// The manifest or index that `reference`'s digest or tag names, with its descriptor, verified as far as that can

@@ -185,7 +185,13 @@ impl Upload<'_> {
                 return Ok(());
             }
             Some((_, Begun::Session(session))) => session,
-            None => self.begin()?,
+            None => match self.find_or_begin()? {
+                Begun::Session(session) => session,
+                Begun::Mounted => {
+                    self.tell(Phase::There, self.blob.size);
+                    return Ok(());
+                }
+            },
         };
         self.send(session)?;
         self.tell(Phase::Pushed, self.blob.size);
@@ -212,6 +218,15 @@ impl Upload<'_> {
     /// Has the registry take the blob over from `from`; `None` when that was refused, which is no failure.
     fn mount(&self, from: &str) -> Option<Begun> {
         self.post(&format!("?mount={}&from={from}", self.blob.digest), Some(from)).ok()
+    }
+
+    /// Has the registry look for the blob itself (distribution specification 1.1, mounting without `from`), and begins an
+    /// upload otherwise; in a way that all registries know, where this one is not understood.
+    fn find_or_begin(&self) -> Result<Begun> {
+        match self.post(&format!("?mount={}", self.blob.digest), None) {
+            Err(Error::Status { status: 400..=499, .. } | Error::NotFound { .. }) => self.begin().map(Begun::Session),
+            begun => begun,
+        }
     }
 
     fn begin(&self) -> Result<Session> {

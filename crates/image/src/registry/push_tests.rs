@@ -26,6 +26,8 @@ struct Quirks {
     mounts: Option<&'static str>,
     /// Least bytes of a chunk but the last.
     chunk_min: usize,
+    /// What a request to mount without a source is answered with, if not with an upload.
+    anonymous: Option<u16>,
 }
 
 #[derive(Default)]
@@ -150,6 +152,9 @@ fn answer(asked: &Asked, state: &mut State, quirks: &Quirks, address: SocketAddr
         ("HEAD", _) => (if state.blobs.contains_key(name) { 200 } else { 404 }, nothing(), nothing()),
         ("POST", _) if quirks.mounts.is_some_and(|from| query.ends_with(&format!("&from={from}"))) => {
             (201, nothing(), nothing())
+        }
+        ("POST", _) if query.starts_with("mount=") && quirks.anonymous.is_some() => {
+            (quirks.anonymous.unwrap_or(202), nothing(), nothing())
         }
         ("POST", _) => {
             state.uploads.push(Vec::new());
@@ -327,6 +332,17 @@ fn blobs_are_taken_over_from_other_repositories() {
     let (pushed, ends) = push(&registry, &local, &elsewhere);
     pushed.expect("pushed");
     assert_eq!((ends, registry.count("POST")), (vec!["Pushed".to_owned()], 2));
+}
+
+#[test]
+fn a_registry_may_find_a_blob_itself() {
+    let registry = Registry::start(Quirks { anonymous: Some(201), ..Quirks::default() });
+    let (pushed, ends) = push(&registry, &local(), &BTreeMap::new());
+    pushed.expect("pushed");
+    assert_eq!((ends, registry.count("PUT /v2/a/app/blobs")), (vec!["There".to_owned()], 0));
+    for refusal in [400, 404, 405] {
+        pushes(&Registry::start(Quirks { anonymous: Some(refusal), ..Quirks::default() }), &local());
+    }
 }
 
 #[test]

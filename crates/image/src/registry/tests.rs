@@ -429,16 +429,26 @@ fn basic_logins_are_sent_when_asked_for() {
 
 #[test]
 fn broken_bodies_are_resumed() {
-    for ranges in [true, false] {
+    // A part, the whole, refused, and another part than was asked for.
+    for ranges in 0..4 {
         let cuts = AtomicUsize::new(0);
         let (result, store) = pull_with(move |image, request| {
             if !image.is_big_layer(request) {
                 return None;
             }
             let whole = Request { path: request.path.clone(), host: String::new(), authorization: None, range: None };
-            let full = image.answer(if ranges { request } else { &whole });
+            let full = match (ranges, request.range) {
+                (0, _) | (_, None) => image.answer(request),
+                (1, _) => image.answer(&whole),
+                (2, _) => return Some(Reply::status(416)),
+                (_, Some(_)) => {
+                    let all = image.answer(&whole);
+                    let range = format!("bytes 0-{0}/{0}", all.body.len());
+                    return Some(Reply { status: 206, ..all }.header("Content-Range", &range));
+                }
+            };
             let half = full.body.len() / 2;
-            (cuts.fetch_add(1, Ordering::Relaxed) < 3).then_some(Reply { cut: Some(half), ..full })
+            Some(if cuts.fetch_add(1, Ordering::Relaxed) < 3 { Reply { cut: Some(half), ..full } } else { full })
         });
         let record = result.expect("resumes");
         assert!(store.content.contains(&record.layers[0].descriptor.digest).expect("stat"));
