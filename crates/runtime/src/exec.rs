@@ -7,14 +7,14 @@
 //! The door exists because joining a pid namespace takes effect for children only, and because the caller stays
 //! outside, where it relays the streams. It ends at once.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use oci::runtime::{LinuxNamespace, NamespaceKind};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::setsid;
-use sys::Context as _;
+use rustix::process::{Pid, setsid};
 use sys::process::{CloneArgs, Namespaces};
+use sys::{Context as _, Errno};
 
 use crate::cgroup::{Cgroup, EntryFds, Host};
 use crate::error::{Doing, Error, ErrorKind, Result};
@@ -26,6 +26,9 @@ use crate::{mounts, parent, process};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS: i64 = 0x1cd1;
+
+/// A descriptor's text in `/proc` has a dozen lines, longest in bytes.
+const LONGEST_FDINFO: usize = 64 << 10;
 
 /// A process that was executed in the container; a child of the caller.
 #[derive(Debug)]
@@ -56,22 +59,47 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     let entry = cgroup.entry_fds().map_err(group_error)?;
     let (ours, theirs) = Link::pair()?;
     let inside = Inside { exec, confinement: &confinement, entry: &entry, link: &theirs };
-    let group = cgroup.v2_dir_fd().map_err(group_error)?;
-    let door = sys::process::clone_process(&CloneArgs::default(), || {
-        sys::process::close_borrowed(&ours);
-        match open_door(&inside, namespaces, group.as_ref()) {
-            Ok(()) => 0,
-            Err(error) => {
-                theirs.send_failure(&error);
-                exit_code(&error)
+    // In the unified hierarchy the door is made inside already, with the host's rights: from within the container's
+    // namespaces its group is out of reach (ENOENT where the hierarchy is mounted with `nsdelegate`), and a delegated
+    // one belongs to the container's root.
+    let make_door = |group: Option<BorrowedFd<'_>>| {
+        let args = CloneArgs { cgroup: group, ..CloneArgs::default() };
+        sys::process::clone_process(&args, || {
+            sys::process::close_borrowed(&ours);
+            match open_door(&inside, namespaces) {
+                Ok(()) => 0,
+                Err(error) => {
+                    theirs.send_failure(&error);
+                    exit_code(&error)
+                }
             }
+        })
+    };
+    let door = match make_door(cgroup.v2_dir_fd().map_err(group_error)?) {
+        // A container with groups of its own has moved its processes there: no group has both processes and controllers
+        // for those below it, and threaded groups take no processes.
+        Err(error) if matches!(error.errno(), Errno::BUSY | Errno::OPNOTSUPP) => {
+            let own = Cgroup::of_process_v2(&host, first_process(exec)?).map_err(group_error)?;
+            make_door(own.v2_dir_fd().map_err(group_error)?)
         }
-    })
-    .doing(|| "cannot make a process".to_owned())?;
+        other => other,
+    }
+    .doing(|| "cannot make a process in the container's control group".to_owned())?;
     drop(theirs);
     let joined = meet(exec, &ours);
     parent::put_down_gently(&door.pidfd, Duration::from_secs(10));
     joined
+}
+
+/// The process id of the container's first process, as its descriptor tells.
+fn first_process(exec: &Exec<'_>) -> Result<Pid> {
+    let path = format!("/proc/self/fdinfo/{}", exec.init.as_raw_fd());
+    let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", &path);
+    let text = file.and_then(|file| sys::fs::read_bounded(&file, LONGEST_FDINFO, &path));
+    let text = text.doing(|| "cannot find the container's first process".to_owned())?;
+    let pid = String::from_utf8_lossy(&text).lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    // -1 once it was collected.
+    pid.and_then(Pid::from_raw).ok_or_else(|| Error::new(ErrorKind::System, "container not running"))
 }
 
 fn check(exec: &Exec<'_>) -> Result<()> {
@@ -118,7 +146,7 @@ struct Inside<'a> {
     link: &'a Link,
 }
 
-fn open_door(inside: &Inside<'_>, namespaces: Namespaces, group: Option<&std::os::fd::BorrowedFd<'_>>) -> Result<()> {
+fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
     sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
     // Through the host's /proc, before the container's is all there is; fork(2) passes it on.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -126,12 +154,12 @@ fn open_door(inside: &Inside<'_>, namespaces: Namespaces, group: Option<&std::os
         rustix::fs::open("/proc", flags, Mode::empty()).at("open", "/proc").doing(|| "cannot open /proc".to_owned())?;
     process::set_apparmor(Some(proc.as_fd()), &inside.confinement.apparmor_profile)?;
     sys::process::join(inside.exec.init, namespaces).map_err(|cause| {
-        if cause.errno() == sys::Errno::SRCH {
+        if cause.errno() == Errno::SRCH {
             return Error::system("container not running", cause);
         }
         Error::system("cannot join the container's namespaces", cause)
     })?;
-    let args = CloneArgs { namespaces: Namespaces::empty(), cgroup: group.copied(), sibling: true };
+    let args = CloneArgs { sibling: true, ..CloneArgs::default() };
     let process = sys::process::clone_process(&args, || match run(inside) {
         Ok(()) => 0,
         Err(error) => {
