@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 
 use oci::runtime::Spec;
 
+use crate::systemd::Scope;
+
 /// Everything needed to make one container's first process.
 #[derive(Debug)]
 pub struct Launch<'a> {
@@ -42,6 +44,8 @@ pub struct Bundle<'a> {
     pub private: &'a [BorrowedFd<'a>],
     /// Whether the process gets a session keyring of its own.
     pub new_keyring: bool,
+    /// The scope that systemd makes for the container; without one the group is made by us.
+    pub scope: Option<&'a Scope>,
 }
 
 /// The process's user.

@@ -27,6 +27,7 @@ pub mod error;
 pub mod hooks;
 pub mod launch;
 pub mod seccomp;
+pub mod systemd;
 
 mod command;
 mod exec;

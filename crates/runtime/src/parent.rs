@@ -9,7 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use sys::Context as _;
 use sys::process::{Child, CloneArgs};
 
-use crate::cgroup::{Cgroup, CreateOptions, Host};
+use crate::cgroup::{Cgroup, CreateOptions, Host, Layout};
 use crate::created::Created;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::hooks;
@@ -19,6 +19,7 @@ use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::plan::Plan;
 use crate::process;
+use crate::systemd::{self, Placeholder, Scope};
 
 /// Makes the container's control group and first process, and leaves the process waiting for [`Created::start`].
 ///
@@ -59,7 +60,12 @@ pub fn group_path(spec: &oci::runtime::Spec, id: &str) -> String {
 
 fn make(launch: &Launch<'_>, bundle: Option<&Bundle<'_>>) -> Result<Created> {
     let plan = Plan::new(launch)?;
-    let cgroup = make_group(&plan)?;
+    let scope = bundle.and_then(|bundle| bundle.scope);
+    // In a scope until the process is there too, or systemd would find it empty and remove it.
+    let (cgroup, _placeholder) = match scope {
+        Some(scope) => make_scope(&plan, scope).map(|(group, placeholder)| (group, Some(placeholder)))?,
+        None => (make_group(&plan)?, None),
+    };
     match clone_first(&plan, launch, bundle, &cgroup) {
         Ok((child, link, terminal)) => {
             Ok(Created { pid: child.pid, pidfd: child.pidfd, terminal, cgroup, link: Some(link) })
@@ -67,9 +73,42 @@ fn make(launch: &Launch<'_>, bundle: Option<&Bundle<'_>>) -> Result<Created> {
         Err(error) => {
             // The first error is the one to report. A group that resists is found again by its path.
             let _ = cgroup.remove();
+            if let Some(scope) = scope {
+                let _ = systemd::stop(&scope.unit);
+            }
             Err(error)
         }
     }
+}
+
+/// Has systemd make the group, and puts the exact limits in force there.
+fn make_scope(plan: &Plan<'_>, scope: &Scope) -> Result<(Cgroup, Placeholder)> {
+    let host = Host::detect().map_err(|error| mounts::cgroup_error("cannot find the control groups", error))?;
+    let resources = plan.linux.resources.as_ref();
+    let placeholder = scope.start(plan.id, resources, host.layout() == Layout::V2).map_err(systemd_error)?;
+    let options = CreateOptions { handed_over: true, ..CreateOptions::default() };
+    let made = placeholder.group().map_err(systemd_error).and_then(|path| {
+        Cgroup::create(&host, &path, resources, &options)
+            .map_err(|error| mounts::cgroup_error("cannot set up the control group that systemd made", error))
+    });
+    match made {
+        Ok(group) => Ok((group, placeholder)),
+        Err(error) => {
+            drop(placeholder);
+            // The first error is the one to report; an empty scope goes by itself.
+            let _ = systemd::stop(&scope.unit);
+            Err(error)
+        }
+    }
+}
+
+fn systemd_error(error: systemd::Error) -> Error {
+    let kind = match error {
+        systemd::Error::Absent(_) | systemd::Error::Denied { .. } => ErrorKind::Unsupported,
+        systemd::Error::Path { .. } => ErrorKind::Config,
+        _ => ErrorKind::System,
+    };
+    Error::new(kind, error.to_string())
 }
 
 fn make_group(plan: &Plan<'_>) -> Result<Cgroup> {

@@ -6,6 +6,7 @@ mod archives;
 mod debian;
 mod exploits;
 mod faults;
+mod groups;
 mod hello;
 mod images;
 mod input;

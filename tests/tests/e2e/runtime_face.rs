@@ -8,7 +8,7 @@ use testkit::process::{DEADLINE, Output, tool};
 use testkit::{Host, wait};
 
 /// A bundle whose process runs `args`.
-fn bundle(host: &Host, name: &str, args: &[&str]) -> PathBuf {
+pub(crate) fn bundle(host: &Host, name: &str, args: &[&str]) -> PathBuf {
     let dir = host.scratch(name);
     let rootfs = dir.join("rootfs");
     std::fs::create_dir_all(&rootfs).expect("mkdir");
@@ -38,7 +38,7 @@ fn bundle(host: &Host, name: &str, args: &[&str]) -> PathBuf {
     dir
 }
 
-fn runtime(host: &Host, args: &[&str]) -> Output {
+pub(crate) fn runtime(host: &Host, args: &[&str]) -> Output {
     host.finish(host.runtime(args), None, DEADLINE)
 }
 
@@ -51,16 +51,16 @@ fn create(host: &Host, flags: &[&str], dir: &Path, id: &str) -> i32 {
     command.status().expect("lighter-runtime runs").code().unwrap_or(-1)
 }
 
-fn state(host: &Host, id: &str) -> Value {
+pub(crate) fn state(host: &Host, id: &str) -> Value {
     runtime(host, &["state", id]).ok().json()
 }
 
 /// A name no other test's bundle has: control groups are named after it.
-fn unique(word: &str) -> String {
+pub(crate) fn unique(word: &str) -> String {
     format!("e2e-{}-{word}", std::process::id())
 }
 
-fn path(dir: &Path) -> String {
+pub(crate) fn path(dir: &Path) -> String {
     dir.to_string_lossy().into_owned()
 }
 

@@ -4,7 +4,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use oci::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources};
-use runtime::cgroup::Cgroup;
+use runtime::cgroup::{Cgroup, Layout};
 use sys::fs::Lock;
 
 use super::arguments::Flags;
@@ -42,7 +42,11 @@ pub(super) fn update(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
         Some(source) => read_resources(source)?,
         None => resources(flags)?,
     };
-    let (_, _container, _lock, group) = find(global, flags)?;
+    let (_, container, _lock, group) = find(global, flags)?;
+    if let Some(unit) = container.whole_record()?.unit {
+        // First, so that the group's exact values are the last word.
+        runtime::systemd::update(&unit, &resources, group.host().layout() == Layout::V2)?;
+    }
     group.update(&resources)?;
     Ok(0)
 }

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci::runtime::{NamespaceKind, Process, Spec};
+use runtime::systemd::Scope;
 use runtime::{Bundle, Created, Identity, Launch, Rootfs, Stdio};
 use rustix::fs::{Mode, OFlags};
 use sys::Context as _;
@@ -57,6 +58,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
     let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
     let rootfs = bundle.join(&root.path);
+    let scope = scope(global, &spec, flags.id())?;
     let store = Store::new(global);
     let (container, lock) = store.reserve(flags.id())?;
     let mut record = Record {
@@ -67,7 +69,11 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
         rootfs,
         created: jiff::Timestamp::now().to_string(),
         owner: rustix::process::geteuid().as_raw(),
-        cgroup: runtime::group_path(&spec, flags.id()),
+        // systemd's own choice is known once it has made it.
+        cgroup: scope
+            .as_ref()
+            .map_or_else(|| runtime::group_path(&spec, flags.id()), |scope| format!("/{}", scope.unit)),
+        unit: None,
         creator: ProcessId::of(std::process::id())?,
         process: None,
         annotations: spec.annotations.clone(),
@@ -90,8 +96,13 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
             die_with_caller: start == Start::Attached,
             seccomp_cache: Some(store.seccomp_cache()),
         };
-        let bundle =
-            Bundle { dir: &record.bundle, gate, private: &[lock.as_fd()], new_keyring: !flags.is("no-new-keyring") };
+        let bundle = Bundle {
+            dir: &record.bundle,
+            gate,
+            private: &[lock.as_fd()],
+            new_keyring: !flags.is("no-new-keyring"),
+            scope: scope.as_ref(),
+        };
         Ok(runtime::create_bundle(launch, &bundle)?)
     });
     let mut created = match made {
@@ -102,6 +113,12 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
             return Err(failure);
         }
     };
+    // Not before it is ours: a unit of this name may have been somebody else's, and what systemd made is gone by itself
+    // should this process end here.
+    if let Some(scope) = scope {
+        record.cgroup = created.cgroup.path();
+        record.unit = Some(scope.unit);
+    }
     match announce(flags, &container, &mut record, &mut created, start) {
         Ok(()) => Ok(Made { container, lock, record, spec, created }),
         Err(failure) => {
@@ -138,6 +155,15 @@ fn announce(
         Start::Detached | Start::Attached => created.start()?,
     }
     Ok(())
+}
+
+/// The scope that `--systemd-cgroup` asks for.
+fn scope(global: &Flags, spec: &Spec, id: &str) -> Result<Option<Scope>, Failure> {
+    if !global.is("systemd-cgroup") && global.get("cgroup-manager") != Some("systemd") {
+        return Ok(None);
+    }
+    let path = spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default();
+    Ok(Some(Scope::parse(path, id)?))
 }
 
 /// The bundle's directory, absolute.

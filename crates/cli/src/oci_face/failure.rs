@@ -90,6 +90,12 @@ impl From<runtime::cgroup::Error> for Failure {
     }
 }
 
+impl From<runtime::systemd::Error> for Failure {
+    fn from(error: runtime::systemd::Error) -> Self {
+        Self::new(error.to_string())
+    }
+}
+
 impl From<sys::Error> for Failure {
     fn from(error: sys::Error) -> Self {
         Self::new(error.to_string())

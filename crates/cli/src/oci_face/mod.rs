@@ -83,11 +83,8 @@ fn act(global: &Flags, command: Command) -> Result<i32, Failure> {
 }
 
 fn check_global(global: &Flags) -> Result<(), Failure> {
-    if global.is("systemd-cgroup") || global.get("cgroup-manager") == Some("systemd") {
-        return Err(Failure::new("the systemd cgroup driver is not supported: use cgroupfs"));
-    }
     match global.get("cgroup-manager") {
-        None | Some("cgroupfs") => {}
+        None | Some("cgroupfs" | "systemd") => {}
         Some("disabled") => return Err(Failure::new("containers without control groups are not supported")),
         Some(other) => return Err(Failure::new(format!("--cgroup-manager: {other:?} is not known"))),
     }

@@ -75,8 +75,9 @@ pub(super) fn take_down(container: Container, lock: Lock, record: &Record, spec:
         }
         None => Ok(()),
     });
+    let stopped = record.unit.as_deref().map_or(Ok(()), runtime::systemd::stop).map_err(Failure::from);
     // A group that resists is found again only through the record, which therefore stays.
-    grouped?;
+    grouped.and(stopped)?;
     let removed = container.remove(Some(lock));
     if let Some(hooks) = spec.and_then(|spec| spec.hooks.as_ref()) {
         for hook in &hooks.poststop {

@@ -59,6 +59,9 @@ pub(super) struct Record {
     pub(super) owner: u32,
     /// Path of its control group.
     pub(super) cgroup: String,
+    /// The unit that systemd made for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) unit: Option<String>,
     /// Who makes it, for as long as there is no process.
     pub(super) creator: ProcessId,
     /// Its first process.
@@ -389,6 +392,7 @@ mod tests {
             created: "2026-01-01T00:00:00Z".to_owned(),
             owner: 0,
             cgroup: "/lighter-test-absent".to_owned(),
+            unit: None,
             creator: ProcessId::of(std::process::id()).expect("alive"),
             process: None,
             annotations: BTreeMap::new(),

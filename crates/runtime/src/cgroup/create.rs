@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use oci::runtime::LinuxResources;
+use oci::runtime::{LinuxPids, LinuxResources};
 use rustix::fs::{AtFlags, Mode};
 use sys::{Context as _, Errno};
 
@@ -21,11 +21,13 @@ pub struct CreateOptions {
     /// Whether a hierarchy that this user may not write to is passed over, and device control that needs more
     /// privilege skipped: the user's own permissions then decide. Limits that cannot be set still fail.
     pub rootless: bool,
+    /// Whether the group is one that somebody made for us, with a process of theirs inside: it is taken as it is.
+    pub handed_over: bool,
 }
 
 impl Default for CreateOptions {
     fn default() -> Self {
-        Self { devices: true, rootless: false }
+        Self { devices: true, rootless: false, handed_over: false }
     }
 }
 
@@ -74,7 +76,7 @@ impl Cgroup {
     fn fill(&self, made: &mut Made<'_>, resources: Option<&LinuxResources>, options: &CreateOptions) -> Result<()> {
         let mut state = State::New;
         for (index, hierarchy) in self.host.hierarchies().iter().enumerate() {
-            match self.make_in(made, index, hierarchy) {
+            match self.make_in(made, index, hierarchy, options) {
                 Ok(State::New) => {}
                 Ok(State::InUse) => state = State::InUse,
                 Err(Error::Sys(error)) if options.rootless && is_denied(error.errno()) => {}
@@ -82,7 +84,7 @@ impl Cgroup {
             }
         }
         if let Some(resources) = resources {
-            self.apply_limits(resources)?;
+            self.apply_first_limits(resources)?;
         }
         if options.devices {
             let rules = resources.map(|resources| resources.devices.as_slice()).unwrap_or_default();
@@ -95,8 +97,25 @@ impl Cgroup {
         Ok(())
     }
 
+    /// The limits of a group that a process will be cloned into. In v2 that counts against the limit, in v1, where it
+    /// enters by itself, it does not: "no process" becomes the one that is there, which either way cannot fork.
+    fn apply_first_limits(&self, resources: &LinuxResources) -> Result<()> {
+        let none = resources.pids.as_ref().is_some_and(|pids| pids.limit == Some(0));
+        if !none || self.host.layout() != Layout::V2 {
+            return self.apply_limits(resources);
+        }
+        let pids = LinuxPids { limit: Some(1) };
+        self.apply_limits(&LinuxResources { pids: Some(pids), ..resources.clone() })
+    }
+
     /// Makes the group's directory in one hierarchy; tells whether it was there before.
-    fn make_in(&self, made: &mut Made<'_>, index: usize, hierarchy: &Hierarchy) -> Result<State> {
+    fn make_in(
+        &self,
+        made: &mut Made<'_>,
+        index: usize,
+        hierarchy: &Hierarchy,
+        options: &CreateOptions,
+    ) -> Result<State> {
         if hierarchy.version == Version::V2 && self.host.layout() == Layout::V2 {
             self.make_ancestors(made, index, hierarchy)?;
         }
@@ -109,7 +128,9 @@ impl Cgroup {
                 State::New
             }
             Err(Errno::EXIST) => {
-                self.refuse_unless_idle(index)?;
+                if !options.handed_over {
+                    self.refuse_unless_idle(index)?;
+                }
                 State::InUse
             }
             Err(errno) => return Err(errno).at("mkdirat", hierarchy.mount.join(path).display()).map_err(Error::from),

@@ -60,7 +60,7 @@ pub(super) fn plan(resources: &LinuxResources, present_quota: Option<&str>) -> R
 
 /// `cpu.weight` for `shares`: a curve through (2, 1), (1024, 100) and (262144, 10000), so that the default stays the
 /// default (runtime-spec `config-linux.md`, as runc 1.3.2 and crun 1.23 have it).
-pub(super) fn cpu_weight(shares: u64) -> u64 {
+pub(crate) fn cpu_weight(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,
@@ -76,7 +76,7 @@ pub(super) fn cpu_weight(shares: u64) -> u64 {
 }
 
 /// `io.weight` for a v1 weight: 10 to 1000 onto 1 to 10000, linearly.
-pub(super) fn io_weight(weight: u16) -> u64 {
+pub(crate) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight.saturating_sub(10)) * 9999 / 990
 }
 

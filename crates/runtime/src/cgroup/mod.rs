@@ -38,6 +38,7 @@ use sys::{Context as _, Errno};
 pub use create::CreateOptions;
 pub use error::{Error, Result, Setting};
 pub use host::{Host, Layout, Version};
+pub(crate) use limits_v2::{cpu_weight, io_weight};
 pub use stats::{BlockDeviceStats, CpuStats, MemoryStats, PidsStats, Stats};
 
 use devices::{Policy, State};
