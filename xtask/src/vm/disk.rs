@@ -42,7 +42,7 @@ const BASE_SIZE: &str = "8192M";
 /// The root disk. Made once; a later list of packages makes it anew.
 pub(super) fn base(dir: &Path) -> Result<PathBuf, String> {
     let (disk, note) = (dir.join("base.ext4"), dir.join("base.packages"));
-    let wanted = format!("{SUITE} {} {}", PACKAGES.join(" "), include_str!("guest.service"));
+    let wanted = format!("{SUITE} {}", PACKAGES.join(" "));
     if disk.exists() && std::fs::read_to_string(&note).is_ok_and(|made| made == wanted) {
         return Ok(disk);
     }
@@ -84,11 +84,17 @@ fn furnish(root: &Path) -> Outcome {
     write(&root.join("etc/subuid"), "root:100000:65536\n")?;
     write(&root.join("etc/subgid"), "root:100000:65536\n")?;
     let units = make("etc/systemd/system/multi-user.target.wants")?;
-    write(&units.join("lighter-guest.service"), include_str!("guest.service"))?;
+    let link = |to: &str, at: PathBuf| {
+        std::os::unix::fs::symlink(to, &at).map_err(|error| format!("{}: {error}", at.display()))
+    };
+    link("/payload/guest.service", units.join("lighter-guest.service"))?;
+    link("/payload/guest.service", root.join("etc/systemd/system/lighter-guest.service"))?;
+    // Nobody logs in, and without udev its terminal is never there for it.
+    link("/dev/null", root.join("etc/systemd/system/serial-getty@ttyS0.service"))?;
     // Where a kernel's modules are looked for.
     let modules = root.join("usr/lib/modules");
     drop(std::fs::remove_dir(&modules));
-    std::os::unix::fs::symlink("/payload/modules", &modules).map_err(|error| format!("{}: {error}", modules.display()))
+    link("/payload/modules", modules)
 }
 
 /// Makes an ext4 disk of what is below `tree`.
@@ -123,6 +129,7 @@ pub(super) fn payload(dir: &Path, name: &str, kernel: &Kernel, filter: &[String]
     );
     write(&tree.join("settings"), settings)?;
     write(&tree.join("guest.sh"), include_str!("guest.sh"))?;
+    write(&tree.join("guest.service"), include_str!("guest.service"))?;
     quiet(Command::new("chmod").arg("755").arg(tree.join("guest.sh")))?;
     let modules = tree.join("modules");
     std::fs::create_dir(&modules).map_err(|error| format!("{}: {error}", modules.display()))?;

@@ -101,7 +101,7 @@ fn machine(kernel: &kernel::Kernel, base: &Path, payload: &Path, console: &Path,
     let init = if systemd { "/sbin/init" } else { "/payload/guest.sh" };
     let security = "apparmor=1 security=apparmor";
     command.arg("-append").arg(format!(
-        "console=ttyS0 quiet panic=-1 root=/dev/vda rw {security} systemd.unified_cgroup_hierarchy=1 lighter.init={init}"
+        "console=ttyS0 loglevel=4 panic=-1 root=/dev/vda rw {security} systemd.unified_cgroup_hierarchy=1 lighter.init={init}"
     ));
     let drive = |file: &Path, mode: &str| format!("if=virtio,format=raw,file={},{mode}", file.display());
     command.arg("-drive").arg(drive(base, "snapshot=on")).arg("-drive").arg(drive(payload, "readonly=on"));
