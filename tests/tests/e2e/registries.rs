@@ -663,3 +663,65 @@ fn two_pulls_of_one_image_do_not_hinder_each_other() {
     host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
     host.lighter(&["rmi", &name]).ok();
 }
+
+#[test]
+fn an_index_of_indexes_goes_through_whole() {
+    let host = Host::new();
+    let mut layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    let kind = "application/vnd.oci.image.index.v1+json";
+    let index: Value = serde_json::from_slice(layout.get("index.json")).expect("JSON");
+    let mut entry = index["manifests"][0].clone();
+    entry.as_object_mut().expect("a descriptor").remove("annotations");
+    entry["platform"] = json!({"os": "linux", "architecture": "amd64"});
+    for _ in 0..2 {
+        let nested = json!({"schemaVersion": 2, "mediaType": kind, "manifests": [entry]}).to_string().into_bytes();
+        let digest = testkit::image::digest(&nested);
+        layout.put(&format!("blobs/{}", digest.replace(':', "/")), nested.clone());
+        entry = json!({"mediaType": kind, "digest": digest, "size": nested.len()});
+    }
+    layout.put("index.json", json!({"schemaVersion": 2, "manifests": [entry]}).to_string().into_bytes());
+    let server = Server::start(move |request| shelf(&layout, request));
+    let name = format!("{}/nested:1", server.address());
+    host.lighter(&["run", "--rm", &name, "true"]).ok();
+    let registry = Registry::start();
+    let copy = registry.reference("nested:1");
+    host.lighter(&["tag", &name, &copy]).ok();
+    let pushed = host.lighter(&["push", &copy]).ok().out();
+    let outer = entry["digest"].as_str().expect("a digest");
+    assert!(pushed.contains(&format!("1: digest: {outer} ")), "{pushed}");
+    host.lighter(&["rmi", &name, &copy]).ok();
+    host.lighter(&["run", "--rm", &copy, "true"]).ok();
+    assert_eq!(host.lighter(&["images", "-q", "--no-trunc", &copy]).ok().out(), outer);
+}
+
+#[test]
+fn a_credential_helper_keeps_an_identity_token() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let host = Host::with_busybox();
+    let (registry, _server) =
+        token_registry(Authority::new(host.scratch("authority")), Habits { no_post: false, life: 60 });
+    let (name, place) = (registry.reference("box:1"), registry.address());
+    let dir = host.scratch("helpers");
+    let script = format!(
+        "#!/bin/sh\ncd {} || exit 1\ncase $1 in\nstore) cat > kept ;;\nget) cat kept ;;\nesac\n",
+        dir.display()
+    );
+    let helper = dir.join("docker-credential-vault");
+    std::fs::write(&helper, script).expect("write the helper");
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).expect("make it a program");
+    std::fs::create_dir_all(host.home().join(".docker")).expect("make ~/.docker");
+    let config = json!({"credsStore": "vault"}).to_string();
+    std::fs::write(host.home().join(".docker/config.json"), config).expect("name the helper");
+    let lighter = |args: &[&str], input: &[u8]| {
+        let mut command = host.command(args);
+        command.env("PATH", format!("{}:/usr/bin:/bin", dir.display())).stdin(std::process::Stdio::piped());
+        host.finish(command, Some(input), testkit::process::DEADLINE)
+    };
+    lighter(&["login", "-u", "ann", "--password-stdin", &place], b"secret").ok();
+    let kept: Value = serde_json::from_slice(&std::fs::read(dir.join("kept")).expect("kept")).expect("JSON");
+    assert_eq!((&kept["Username"], &kept["Secret"]), (&json!("<token>"), &json!(tokens::IDENTITY)));
+    host.lighter(&["tag", "busybox", &name]).ok();
+    lighter(&["push", &name], b"").ok();
+    lighter(&["rmi", &name], b"").ok();
+    lighter(&["pull", &name], b"").ok();
+}
