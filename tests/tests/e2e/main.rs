@@ -23,6 +23,7 @@ mod save;
 mod soak;
 mod streams;
 mod terminals;
+mod transfers;
 mod users;
 
 use serde_json::json;
