@@ -340,6 +340,12 @@ record! {
         /// Execution domain.
         #[serde(skip_serializing_if = "Option::is_none")]
         personality: Option<Personality>,
+        /// From which nodes the process's memory comes (1.3).
+        #[serde(skip_serializing_if = "Option::is_none")]
+        memory_policy: Option<MemoryPolicy>,
+        /// Cache and memory bandwidth, by Intel's resource director.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        intel_rdt: Option<IntelRdt>,
         /// Clock offsets of the time namespace, by clock name (`boottime`, `monotonic`).
         #[serde(skip_serializing_if = "is_default")]
         time_offsets: BTreeMap<String, TimeOffset>,
@@ -446,6 +452,41 @@ record! {
         /// Additional flags.
         #[serde(skip_serializing_if = "is_default")]
         flags: Vec<String>,
+    }
+}
+
+record! {
+    /// `linux.memoryPolicy` (1.3): see set_mempolicy(2).
+    MemoryPolicy {
+        /// `MPOL_DEFAULT`, `MPOL_BIND`, …
+        mode: String,
+        /// Nodes, as a list of numbers and ranges.
+        #[serde(skip_serializing_if = "is_default")]
+        nodes: String,
+        /// `MPOL_F_…`.
+        #[serde(skip_serializing_if = "is_default")]
+        flags: Vec<String>,
+    }
+}
+
+record! {
+    /// `linux.intelRdt`: a group of resctrl(5).
+    IntelRdt {
+        /// The group's name; empty is the container's id, `/` the root group.
+        #[serde(rename = "closID", skip_serializing_if = "is_default")]
+        clos_id: String,
+        /// Lines of the group's `schemata` (1.3).
+        #[serde(skip_serializing_if = "is_default")]
+        schemata: Vec<String>,
+        /// Lines about the level 3 cache.
+        #[serde(skip_serializing_if = "is_default")]
+        l3_cache_schema: String,
+        /// Line about memory bandwidth.
+        #[serde(skip_serializing_if = "is_default")]
+        mem_bw_schema: String,
+        /// Whether the container gets a monitoring group of its own (1.3).
+        #[serde(skip_serializing_if = "is_default")]
+        enable_monitoring: bool,
     }
 }
 

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod net;
 pub mod process;
 pub mod pty;
+pub mod schedule;
 pub mod sealed;
 pub mod seccomp;
 pub mod signal;
