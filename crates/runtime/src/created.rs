@@ -19,6 +19,9 @@ pub struct Created {
     pub terminal: Option<OwnedFd>,
     /// The container's control group.
     pub cgroup: Cgroup,
+    /// Directories of the resource control file system that were made, to be given to
+    /// [`resctrl::remove`](crate::resctrl::remove) with the container.
+    pub resctrl: Vec<String>,
     pub(crate) link: Option<Link>,
 }
 

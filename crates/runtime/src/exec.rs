@@ -22,7 +22,8 @@ use crate::init::{exit_code, join_keyring};
 use crate::launch::{Exec, Stdio};
 use crate::link::{self, Answer, Link};
 use crate::plan::{Confinement, namespace_flag, wrong};
-use crate::{mounts, parent, process};
+use crate::tuning::{Affinity, Tuning};
+use crate::{mounts, parent, process, resctrl};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS: i64 = 0x1cd1;
@@ -51,6 +52,9 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     check(exec)?;
     let linux = exec.spec.linux.as_ref().ok_or_else(|| wrong("linux", "is missing"))?;
     let confinement = Confinement::new(exec.process, linux, exec.seccomp_cache.as_deref())?;
+    let tuning = Tuning::new(exec.process, linux)?;
+    let affinity = Affinity::new(exec.process.exec_cpu_affinity.as_ref())?;
+    let rdt = resctrl::existing(exec.spec, exec.id)?;
     let namespaces = linux.namespaces.iter().map(|n: &LinuxNamespace| namespace_flag(n.kind));
     let namespaces = namespaces.fold(Namespaces::empty(), Namespaces::union);
     let group_error = |error| mounts::cgroup_error("cannot open the container's control group", error);
@@ -58,7 +62,8 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     let cgroup = Cgroup::open(&host, exec.cgroup).map_err(group_error)?;
     let entry = cgroup.entry_fds().map_err(group_error)?;
     let (ours, theirs) = Link::pair()?;
-    let inside = Inside { exec, confinement: &confinement, entry: &entry, link: &theirs };
+    let inside =
+        Inside { exec, confinement: &confinement, tuning: &tuning, affinity: &affinity, entry: &entry, link: &theirs };
     // In the unified hierarchy the door is made inside already, with the host's rights: from within the container's
     // namespaces its group is out of reach (ENOENT where the hierarchy is mounted with `nsdelegate`), and a delegated
     // one belongs to the container's root.
@@ -75,6 +80,7 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
             }
         })
     };
+    let before = affinity.begin()?;
     let door = match make_door(cgroup.v2_dir_fd().map_err(group_error)?) {
         // A container with groups of its own has moved its processes there: no group has both processes and controllers
         // for those below it, and threaded groups take no processes.
@@ -86,7 +92,8 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     }
     .doing(|| "cannot make a process in the container's control group".to_owned())?;
     drop(theirs);
-    let joined = meet(exec, &ours);
+    affinity.end(before);
+    let joined = meet(exec, &tuning, rdt.as_ref(), &ours);
     parent::put_down_gently(&door.pidfd, Duration::from_secs(10));
     joined
 }
@@ -113,16 +120,18 @@ fn check(exec: &Exec<'_>) -> Result<()> {
 }
 
 /// The caller's side: limits the process from outside, then lets it go on.
-fn meet(exec: &Exec<'_>, link: &Link) -> Result<Joined> {
+fn meet(exec: &Exec<'_>, tuning: &Tuning, rdt: Option<&resctrl::Groups>, link: &Link) -> Result<Joined> {
     let (pid, pidfd) = link.await_process()?;
     let finish = || -> Result<Option<OwnedFd>> {
         process::set_rlimits(pid, &exec.process.rlimits)?;
         process::set_oom_score(pid, exec.process.oom_score_adj)?;
+        rdt.map_or(Ok(()), |groups| groups.enter(pid))?;
         link.send_mapped()?;
         let terminal = match link.answer(link::PATIENCE)? {
             Answer::Ready(terminal) => terminal,
             Answer::Executed => return Err(link::ended()),
         };
+        tuning.set_on(pid)?;
         link.send_start()?;
         match link.answer(link::PATIENCE)? {
             Answer::Executed => Ok(terminal),
@@ -142,6 +151,8 @@ fn meet(exec: &Exec<'_>, link: &Link) -> Result<Joined> {
 struct Inside<'a> {
     exec: &'a Exec<'a>,
     confinement: &'a Confinement,
+    tuning: &'a Tuning,
+    affinity: &'a Affinity,
     entry: &'a EntryFds,
     link: &'a Link,
 }
@@ -172,8 +183,9 @@ fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
 }
 
 fn run(inside: &Inside<'_>) -> Result<()> {
-    let Inside { exec, confinement, entry, link } = *inside;
+    let Inside { exec, confinement, tuning, affinity, entry, link } = *inside;
     entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
+    affinity.finish()?;
     link.await_mapped()?;
     if exec.spec.namespace(NamespaceKind::User).is_some() {
         let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
@@ -194,6 +206,7 @@ fn run(inside: &Inside<'_>) -> Result<()> {
     let (credentials, environment) = process::identify(&root, exec.process, &exec.identity)?;
     process::enter_directory(&root, exec.process, false)?;
     let found = process::find_command(exec.process, &environment)?;
+    tuning.set_on_self()?;
     let (master, slave) = terminal.unzip();
     link.send_ready(master.as_ref())?;
     drop(master);

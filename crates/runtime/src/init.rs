@@ -102,6 +102,7 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     let (credentials, environment) = process::identify(&root, plan.process, plan.identity)?;
     process::enter_directory(&root, plan.process, plan.make_cwd)?;
     let found = process::find_command(plan.process, &environment)?;
+    plan.tuning.set_on_self()?;
     process::set_apparmor(own.proc.as_ref().map(AsFd::as_fd), &plan.confinement.apparmor_profile)?;
     let (master, slave) = terminal.unzip();
     link.send_ready(master.as_ref())?;

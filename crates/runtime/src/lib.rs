@@ -26,6 +26,7 @@ pub mod created;
 pub mod error;
 pub mod hooks;
 pub mod launch;
+pub mod resctrl;
 pub mod seccomp;
 pub mod systemd;
 
@@ -42,6 +43,7 @@ mod plan;
 mod process;
 mod reaper;
 mod rootfs;
+mod tuning;
 
 pub use created::Created;
 pub use error::{Error, ErrorKind, Result};

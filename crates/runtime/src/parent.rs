@@ -19,6 +19,7 @@ use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::plan::Plan;
 use crate::process;
+use crate::resctrl;
 use crate::systemd::{self, Placeholder, Scope};
 
 /// Makes the container's control group and first process, and leaves the process waiting for [`Created::start`].
@@ -60,15 +61,34 @@ pub fn group_path(spec: &oci::runtime::Spec, id: &str) -> String {
 
 fn make(launch: &Launch<'_>, bundle: Option<&Bundle<'_>>) -> Result<Created> {
     let plan = Plan::new(launch)?;
+    let rdt = resctrl::make(plan.spec, plan.id)?;
+    let made = make_in_groups(&plan, launch, bundle, rdt.as_ref());
+    let resctrl = rdt.map(|groups| groups.made).unwrap_or_default();
+    match made {
+        Ok(created) => Ok(Created { resctrl, ..created }),
+        Err(error) => {
+            // The first error is the one to report.
+            let _ = resctrl::remove(&resctrl);
+            Err(error)
+        }
+    }
+}
+
+fn make_in_groups(
+    plan: &Plan<'_>,
+    launch: &Launch<'_>,
+    bundle: Option<&Bundle<'_>>,
+    rdt: Option<&resctrl::Groups>,
+) -> Result<Created> {
     let scope = bundle.and_then(|bundle| bundle.scope);
     // In a scope until the process is there too, or systemd would find it empty and remove it.
     let (cgroup, _placeholder) = match scope {
-        Some(scope) => make_scope(&plan, scope).map(|(group, placeholder)| (group, Some(placeholder)))?,
-        None => (make_group(&plan)?, None),
+        Some(scope) => make_scope(plan, scope).map(|(group, placeholder)| (group, Some(placeholder)))?,
+        None => (make_group(plan)?, None),
     };
-    match clone_first(&plan, launch, bundle, &cgroup) {
+    match clone_first(plan, launch, bundle, &cgroup, rdt) {
         Ok((child, link, terminal)) => {
-            Ok(Created { pid: child.pid, pidfd: child.pidfd, terminal, cgroup, link: Some(link) })
+            Ok(Created { pid: child.pid, pidfd: child.pidfd, terminal, cgroup, resctrl: Vec::new(), link: Some(link) })
         }
         Err(error) => {
             // The first error is the one to report. A group that resists is found again by its path.
@@ -123,6 +143,7 @@ fn clone_first(
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
     cgroup: &Cgroup,
+    rdt: Option<&resctrl::Groups>,
 ) -> Result<(Child, Link, Option<OwnedFd>)> {
     let group_error = |error| mounts::cgroup_error("cannot open the control group", error);
     let entry = cgroup.entry_fds().map_err(group_error)?;
@@ -149,7 +170,8 @@ fn clone_first(
     })
     .map_err(clone_error)?;
     drop(theirs);
-    match converse(plan, launch, bundle, cgroup, &child, &ours) {
+    let entered = rdt.map_or(Ok(()), |groups| groups.enter(child.pid));
+    match entered.and_then(|()| converse(plan, launch, bundle, cgroup, &child, &ours)) {
         Ok(terminal) => Ok((child, ours, terminal)),
         Err(error) => {
             drop(ours);
@@ -179,7 +201,7 @@ fn converse(
         },
     };
     match answer {
-        Answer::Ready(terminal) => Ok(terminal),
+        Answer::Ready(terminal) => plan.tuning.set_on(child.pid).map(|()| terminal),
         Answer::Executed => Err(link::ended()),
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::{Identity, Launch, Stdio};
 use crate::mounts::MountPlan;
 use crate::seccomp::Program;
+use crate::tuning::{Affinity, Tuning};
 
 /// What is going to be made.
 #[derive(Debug)]
@@ -29,6 +30,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) root_read_only: bool,
     pub(crate) confinement: Confinement,
+    pub(crate) tuning: Tuning,
     pub(crate) identity: &'a Identity,
     pub(crate) terminal: Option<Option<(u16, u16)>>,
     pub(crate) init: bool,
@@ -64,6 +66,7 @@ impl<'a> Plan<'a> {
         check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
         refuse_unsupported(linux, process)?;
+        Affinity::new(process.exec_cpu_affinity.as_ref())?;
         let (mut namespaces, joins) = plan_namespaces(linux)?;
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
         namespaces = namespaces.without(Namespaces::CGROUP);
@@ -87,6 +90,7 @@ impl<'a> Plan<'a> {
             joins,
             mounts,
             root_read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
+            tuning: Tuning::new(process, linux)?,
             confinement: Confinement::new(process, linux, launch.seccomp_cache.as_deref())?,
             identity: &launch.identity,
             terminal: match launch.stdio {
@@ -184,12 +188,8 @@ fn refuse_unsupported(linux: &Linux, process: &Process) -> Result<()> {
     let unsupported = [
         ("linux.netDevices", !linux.net_devices.is_empty()),
         ("linux.timeOffsets", !linux.time_offsets.is_empty()),
-        ("linux.personality", linux.personality.is_some()),
         ("linux.mountLabel", !linux.mount_label.is_empty()),
         ("process.selinuxLabel", !process.selinux_label.is_empty()),
-        ("process.scheduler", process.scheduler.is_some()),
-        ("process.ioPriority", process.io_priority.is_some()),
-        ("process.execCPUAffinity", process.exec_cpu_affinity.is_some()),
         ("linux.seccomp.listenerPath", linux.seccomp.as_ref().is_some_and(|s| !s.listener_path.as_os_str().is_empty())),
     ];
     match unsupported.iter().find(|(_, present)| *present) {

@@ -19,6 +19,7 @@ mod push;
 mod registries;
 mod run;
 mod runtime_face;
+mod runtime_process;
 mod save;
 mod soak;
 mod streams;

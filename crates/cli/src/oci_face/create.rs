@@ -76,6 +76,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
         unit: None,
         creator: ProcessId::of(std::process::id())?,
         process: None,
+        resctrl: Vec::new(),
         annotations: spec.annotations.clone(),
     };
     let registered = container.write_config(&bytes).and_then(|()| container.write_record(&record));
@@ -137,6 +138,7 @@ fn announce(
     created: &mut Created,
     start: Start,
 ) -> Result<(), Failure> {
+    record.resctrl.clone_from(&created.resctrl);
     record.process = Some(ProcessId::of(created.pid)?);
     container.write_record(record)?;
     if let Some(path) = flags.get("pid-file") {

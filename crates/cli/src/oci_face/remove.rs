@@ -78,6 +78,7 @@ pub(super) fn take_down(container: Container, lock: Lock, record: &Record, spec:
     let stopped = record.unit.as_deref().map_or(Ok(()), runtime::systemd::stop).map_err(Failure::from);
     // A group that resists is found again only through the record, which therefore stays.
     grouped.and(stopped)?;
+    runtime::resctrl::remove(&record.resctrl)?;
     let removed = container.remove(Some(lock));
     if let Some(hooks) = spec.and_then(|spec| spec.hooks.as_ref()) {
         for hook in &hooks.poststop {

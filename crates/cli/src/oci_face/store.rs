@@ -67,6 +67,9 @@ pub(super) struct Record {
     /// Its first process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) process: Option<ProcessId>,
+    /// Directories of the resource control file system that were made for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) resctrl: Vec<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) annotations: BTreeMap<String, String>,
 }
@@ -395,6 +398,7 @@ mod tests {
             unit: None,
             creator: ProcessId::of(std::process::id()).expect("alive"),
             process: None,
+            resctrl: Vec::new(),
             annotations: BTreeMap::new(),
         }
     }

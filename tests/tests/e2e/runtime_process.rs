@@ -1,0 +1,134 @@
+//! `lighter-runtime`: what a bundle's configuration says about the process itself.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use testkit::Host;
+use testkit::process::{DEADLINE, Output, tool};
+
+/// A bundle whose process is a shell with `script`, its configuration changed by `change`.
+fn bundle(host: &Host, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+    let dir = host.scratch(name);
+    let rootfs = dir.join("rootfs");
+    std::fs::create_dir_all(&rootfs).expect("mkdir");
+    let tar = dir.join("rootfs.tar");
+    std::fs::write(&tar, testkit::image::busybox_layer()).expect("write the layer");
+    tool("tar", &["-C", &rootfs.to_string_lossy(), "-xf", &tar.to_string_lossy()]);
+    let capabilities = json!(["CAP_KILL", "CAP_SYS_ADMIN"]);
+    let mut config = json!({
+        "ociVersion": "1.3.0",
+        "process": {
+            "user": {"uid": 0, "gid": 0}, "args": ["sh", "-c", script], "cwd": "/", "env": ["PATH=/bin"],
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+        },
+        "root": {"path": "rootfs"},
+        "mounts": [
+            {"destination": "/proc", "type": "proc", "source": "proc"},
+            {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755", "size=65536k"]},
+            {"destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": ["newinstance", "ptmxmode=0666"]},
+        ],
+        "linux": {
+            "namespaces": [{"type": "pid"}, {"type": "mount"}, {"type": "network"}, {"type": "ipc"}, {"type": "uts"}],
+        },
+    });
+    change(&mut config);
+    write(&dir, "config.json", &config);
+    dir
+}
+
+fn write(dir: &Path, name: &str, value: &Value) {
+    std::fs::write(dir.join(name), value.to_string()).expect("written");
+}
+
+/// A name no other test's container has: control groups are named after it.
+fn unique(word: &str) -> String {
+    format!("e2e-process-{}-{word}", std::process::id())
+}
+
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
+
+fn runtime(host: &Host, args: &[&str]) -> Output {
+    host.finish(host.runtime(args), None, DEADLINE)
+}
+
+fn run(host: &Host, dir: &Path, id: &str) -> Output {
+    runtime(host, &["run", "--bundle", &text(dir), id])
+}
+
+/// Runs a container that stays. Its streams are its own from then on: they go nowhere, so that nobody waits for them.
+fn detached(host: &Host, dir: &Path, id: &str) {
+    let mut command = host.runtime(&["run", "--detach", "--bundle", &text(dir), id]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().expect("lighter-runtime runs").success());
+}
+
+#[test]
+fn scheduling_memory_and_domain_are_the_configurations() {
+    let host = Host::new();
+    let script =
+        "cut -d' ' -f19,41 /proc/self/stat; head -n1 /proc/self/numa_maps | cut -d' ' -f2; uname -m; ionice -p $$";
+    let dir = bundle(&host, "b", script, |config| {
+        config["process"]["scheduler"] = json!({"policy": "SCHED_BATCH", "nice": 7});
+        config["process"]["ioPriority"] = json!({"class": "IOPRIO_CLASS_BE", "priority": 6});
+        config["linux"]["memoryPolicy"] = json!({"mode": "MPOL_BIND", "nodes": "0", "flags": ["MPOL_F_STATIC_NODES"]});
+        config["linux"]["personality"] = json!({"domain": "LINUX32"});
+    });
+    let output = run(&host, &dir, &unique("tuned"));
+    let machine = if cfg!(target_arch = "x86_64") { "i686" } else { "armv8l" };
+    assert_eq!(output.ok().out(), format!("7 3\nbind=static:0\n{machine}\nbest-effort: prio 6"));
+    host.assert_clean();
+}
+
+#[test]
+fn mistakes_are_named_before_anything_is_made() {
+    let host = Host::new();
+    let id = unique("wrong");
+    for (at, value, field) in [
+        ("linux", json!({"memoryPolicy": {"mode": "MPOL_NONE"}}), "linux.memoryPolicy.mode"),
+        ("linux", json!({"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "99999"}}), "linux.memoryPolicy.nodes"),
+        ("linux", json!({"personality": {"domain": "BSD"}}), "linux.personality.domain"),
+        ("linux", json!({"intelRdt": {"closID": "a/b"}}), "linux.intelRdt.closID"),
+        ("process", json!({"scheduler": {"policy": "SCHED_FIFO"}}), "process.scheduler.priority"),
+        ("process", json!({"ioPriority": {"class": "X"}}), "process.ioPriority.class"),
+        ("process", json!({"execCPUAffinity": {"final": "x"}}), "process.execCPUAffinity.final"),
+    ] {
+        let dir = bundle(&host, field, "true", |config| {
+            let fields = value.as_object().expect("an object").clone();
+            config[at].as_object_mut().expect("an object").extend(fields);
+        });
+        let output = run(&host, &dir, &id);
+        assert_eq!(output.status, 1, "{output}");
+        assert!(output.err().contains(field), "{output}");
+        assert_ne!(runtime(&host, &["state", &id]).status, 0, "nothing is left of it");
+    }
+    host.assert_clean();
+}
+
+#[test]
+fn an_exec_runs_on_the_processors_it_is_given() {
+    let host = Host::new();
+    let id = unique("affinity");
+    let dir = bundle(&host, "b", "exec sleep 1000", |config| {
+        config["process"]["execCPUAffinity"] = json!({"initial": "0", "final": "0"});
+    });
+    detached(&host, &dir, &id);
+    let allowed = ["grep", "Cpus_allowed_list", "/proc/self/status"];
+    let exec = |before: &[&str]| runtime(&host, &[&["exec"], before, &[&id], &allowed[..]].concat());
+    assert_eq!(exec(&[]).ok().out(), "Cpus_allowed_list:\t0");
+    let first = runtime(&host, &["exec", &id, "grep", "Cpus_allowed_list", "/proc/1/status"]);
+    let own = std::fs::read_to_string("/proc/self/status").expect("readable");
+    let own = own.lines().find(|line| line.starts_with("Cpus_allowed_list")).expect("a line");
+    assert_eq!(first.ok().out(), own, "it is not about the first process");
+    let process = json!({
+        "args": allowed, "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"],
+        "execCPUAffinity": {"initial": "0"}, "scheduler": {"policy": "SCHED_IDLE"},
+    });
+    write(&dir, "process.json", &process);
+    let file = text(&dir.join("process.json"));
+    assert_eq!(runtime(&host, &["exec", "--process", &file, &id]).ok().out(), "Cpus_allowed_list:\t0");
+    runtime(&host, &["delete", "--force", &id]).ok();
+    host.assert_clean();
+}
