@@ -6,12 +6,12 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
-use oci::runtime::{LinuxDevice, Mount};
-use rustix::fs::{AtFlags, FileType, Mode, makedev};
+use oci::runtime::{IdMapping, LinuxDevice, Mount};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
 use sys::mount::{Attributes, Change, NewFs, Propagation};
 use sys::{Context as _, Errno};
 
-use crate::cgroup::{Cgroup, Version};
+use crate::cgroup::{Cgroup, Layout, Version};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::overlay;
 use crate::plan::{Plan, wrong};
@@ -175,7 +175,10 @@ pub(crate) fn make_callers(plan: &Plan<'_>, cgroup: &Cgroup, userns: Option<Borr
         match &mount.source {
             Source::Bind { path, recursive } => made.push(bind(mount, path, *recursive, userns)?),
             Source::Dev => made.push(dev(plan, mount)?),
-            Source::Cgroup => cgroups(plan, mount, cgroup, &mut made)?,
+            Source::Cgroup => {
+                hand_over(plan, mount, cgroup)?;
+                cgroups(plan, mount, cgroup, &mut made)?;
+            }
             Source::New { .. } => {}
         }
     }
@@ -364,6 +367,28 @@ fn cgroups(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup, made: &mut Vec<O
         made.push(tree);
     }
     Ok(())
+}
+
+/// Gives a container that sees its own group of control groups v2, and may write there, that group: it can then make
+/// groups inside. The owner is whoever its process is (config-linux.md, "Cgroup ownership"). Limits stay the host's.
+fn hand_over(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup) -> Result<()> {
+    if mount.set.contains(Attributes::RDONLY)
+        || !plan.new_cgroup_namespace
+        || !plan.has_user_namespace()
+        || cgroup.host().layout() != Layout::V2
+    {
+        return Ok(());
+    }
+    let on_host = |map: &[IdMapping], id: u32| {
+        let range = map.iter().find(|m| id.checked_sub(m.container_id).is_some_and(|offset| offset < m.size))?;
+        range.host_id.checked_add(id - range.container_id)
+    };
+    let user = &plan.process.user;
+    let owner = on_host(&plan.linux.uid_mappings, user.uid).zip(on_host(&plan.linux.gid_mappings, user.gid));
+    let Some((uid, gid)) = owner else { return Ok(()) };
+    cgroup
+        .delegate(Uid::from_raw(uid), Gid::from_raw(gid))
+        .map_err(|error| cgroup_error("cannot hand the control group over", error))
 }
 
 /// A control group's refusal in the runtime's terms.

@@ -166,6 +166,44 @@ fn devices_are_what_the_rules_say() {
     host.assert_clean();
 }
 
+#[test]
+fn a_container_with_users_of_its_own_gets_its_group_if_it_may_write_there() {
+    let host = Host::new();
+    let id = unique("own");
+    let dir = sleeper(&host, &format!("/{id}"), &json!({"pids": {"limit": 50}}));
+    edit(&dir, |config| {
+        let map = json!([{"containerID": 0, "hostID": 200_000, "size": 65_536}]);
+        config["linux"]["uidMappings"] = map.clone();
+        config["linux"]["gidMappings"] = map;
+        config["linux"]["namespaces"]
+            .as_array_mut()
+            .expect("a list")
+            .extend([json!({"type": "user"}), json!({"type": "cgroup"})]);
+        let group = json!({"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup"});
+        config["mounts"].as_array_mut().expect("a list").push(group);
+        // As an init system does: no group has both processes and controllers for the groups below it.
+        let script = "cd /sys/fs/cgroup; mkdir mine && echo $$ >mine/cgroup.procs && echo +pids >cgroup.subtree_control \
+                      && echo 9 >mine/pids.max; echo 99 >pids.max; exec sleep 1000";
+        config["process"]["args"] = json!(["sh", "-c", script]);
+    });
+    // Whose root has to see the bundle.
+    tool("chown", &["-R", "200000:200000", &path(&dir.join("rootfs"))]);
+    assert_eq!(start(&host, &[], &dir, &id), (0, String::new()));
+    if cgroup::is_v2() {
+        let inner = format!("{id}/mine");
+        wait::until("the container has a group of its own", DEADLINE, || {
+            (read(&inner, "pids.max").as_deref() == Some("9")).then_some(())
+        });
+        let output = runtime(&host, &["exec", &id, "cat", "/proc/self/cgroup"]);
+        assert_eq!(output.ok().out(), "0::/mine", "{output}");
+        assert_eq!(runtime(&host, &["ps", "--format", "json", &id]).ok().json().as_array().map(Vec::len), Some(1));
+    }
+    assert_eq!(read(&id, "pids.max").as_deref(), Some("50"), "its limits are the host's");
+    runtime(&host, &["delete", "--force", &id]).ok();
+    assert!(!exists(&id), "with what it made inside");
+    host.assert_clean();
+}
+
 /// What systemd says of a unit's property.
 fn property(unit: &str, name: &str) -> String {
     tool("systemctl", &["show", "--value", "-p", name, unit]).trim().to_owned()
