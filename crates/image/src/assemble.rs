@@ -486,7 +486,7 @@ impl Read for Intake<'_> {
         {
             let n = partial.read_back(buf).map_err(Error::into_io)?;
             self.passed += n as u64;
-            self.progress.layer(&self.descriptor.digest, self.phase, self.passed, self.descriptor.size);
+            self.progress.layer(&self.descriptor.digest, Phase::Resuming, self.passed, self.descriptor.size);
             return Ok(n);
         }
         let n = self.reader.read(buf)?;

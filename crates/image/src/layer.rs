@@ -57,6 +57,8 @@ pub struct LayerJob<'a> {
 pub enum Phase {
     /// It is being fetched, and unpacked meanwhile.
     Downloading,
+    /// What an earlier pull has got of it is being looked through.
+    Resuming,
     /// It is being unpacked from the content store.
     Extracting,
     /// It was here already.

@@ -62,7 +62,8 @@ fn a_killed_pull_is_taken_up_where_it_was() {
         assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "", "nothing half-made is visible");
         let mut had: Vec<u64> = partials(&host).into_iter().map(|(size, _)| size).filter(|size| *size > 0).collect();
         assert!(had.first().is_some_and(|size| *size > 1 << 20), "it is kept: {had:?}");
-        host.lighter(&["pull", &name]).ok();
+        let resumed = host.lighter(&["pull", &name]);
+        assert!(resumed.ok().out().contains(": Resuming\n"), "{resumed}");
         let mut ranges: Vec<u64> = server.seen().iter().filter_map(|asked| Some(asked.range? as u64)).collect();
         had.sort_unstable();
         ranges.sort_unstable();

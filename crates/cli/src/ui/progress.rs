@@ -39,6 +39,8 @@ struct State {
 struct Layer {
     phase: Phase,
     bar: Option<ProgressBar>,
+    /// Bytes that were here from an earlier pull.
+    had: u64,
     /// Bytes that went over the wire, or into an archive.
     moved: u64,
 }
@@ -94,6 +96,7 @@ fn summary(moved: u64, layers: usize, time: Duration) -> String {
 fn words(phase: Phase) -> &'static str {
     match phase {
         Phase::Downloading => "Downloading",
+        Phase::Resuming => "Resuming",
         Phase::Extracting => "Extracting",
         Phase::Exists => "Already exists",
         Phase::Done => "Pull complete",
@@ -138,7 +141,8 @@ impl State {
     fn known(&mut self, layer: &Digest, phase: Phase, total: u64) -> (&mut Layer, bool) {
         let is_new = !self.layers.contains_key(layer);
         let bars = &self.bars;
-        let make = || Layer { phase, bar: bars.as_ref().map(|bars| bar(bars, layer.short(), phase, total)), moved: 0 };
+        let make =
+            || Layer { phase, bar: bars.as_ref().map(|bars| bar(bars, layer.short(), phase, total)), had: 0, moved: 0 };
         (self.layers.entry(layer.clone()).or_insert_with(make), is_new)
     }
 }
@@ -184,14 +188,20 @@ impl Shown {
         let (known, is_new) = state.known(layer, phase, total);
         let changed = known.phase != phase;
         known.phase = phase;
-        if matches!(phase, Phase::Downloading | Phase::Pushing | Phase::Saving) {
-            known.moved = current;
+        match phase {
+            Phase::Resuming => known.had = current,
+            Phase::Downloading | Phase::Pushing | Phase::Saving => known.moved = current.saturating_sub(known.had),
+            _ => {}
         }
         match &known.bar {
             Some(bar) => {
                 // Nothing of a layer has moved as long as it has no bar.
                 if current > 0 && !is_end(phase) && bar.position() == 0 {
                     start(bar);
+                }
+                if changed && known.had > 0 {
+                    // The disk's rate says nothing of the wire's.
+                    bar.reset_eta();
                 }
                 bar.set_length(total.max(current));
                 bar.set_position(current);
