@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
+use testkit::http::{Server, shelf};
+use testkit::image::Packing;
 use testkit::process::{DEADLINE, tool};
 use testkit::{Host, Image, cgroup, leak, wait};
 
@@ -212,9 +214,15 @@ fn a_full_disk_is_said_so_and_breaks_nothing() {
         word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         *byte = (word >> 56) as u8;
     }
-    let big = Image::busybox("big:1").file("noise", 0o644, &noise).docker_archive().tar();
-    host.lighter_reading(&["load"], &big).rejected("space");
+    let big = Image::busybox("big:1").file("noise", 0o644, &noise);
+    host.lighter_reading(&["load"], &big.docker_archive().tar()).rejected("space");
     assert_eq!(host.lighter(&["images", "-q"]).ok().out().lines().count(), 1);
+    let layout = big.oci_layout(Packing::Plain);
+    let server = Server::start(move |request| shelf(&layout, request));
+    host.lighter(&["pull", &format!("{}/big:1", server.address())]).rejected("space");
+    assert_eq!(host.lighter(&["images", "-q"]).ok().out().lines().count(), 1);
+    let kept = std::fs::read_dir(host.root().join("content/partial")).expect("pulls keep parts there");
+    assert_eq!(kept.count(), 0, "what fills the disk is not kept for later");
     host.sh(&[], "true").ok();
 
     // Not a byte left: what ran is known to have run, and removing works.
@@ -294,4 +302,27 @@ fn run_state_of_another_boot_is_not_believed() {
     host.lighter(&["start", "before"]).ok();
     host.lighter(&["rm", "-f", "before"]).ok();
     host.assert_clean();
+}
+
+#[test]
+fn a_pull_killed_at_any_moment_can_be_said_again() {
+    let host = Host::new();
+    let layout = crate::registries::big();
+    let server = Server::start(move |request| shelf(&layout, request));
+    let name = format!("{}/app:1", server.address());
+    for moment in MOMENTS {
+        let pull = host.spawn(&["pull", &name]);
+        std::thread::sleep(Duration::from_millis(moment));
+        kill(pull.pid());
+        drop(pull.finish(DEADLINE));
+        // Whole or not at all.
+        let known = host.lighter(&["images", "-q"]).ok().out();
+        if known.is_empty() {
+            continue;
+        }
+        host.lighter(&["run", "--rm", "--pull", "never", &name, "ls", "/noise"]).ok();
+        host.lighter(&["rmi", &name]).ok();
+    }
+    host.lighter(&["pull", &name]).ok();
+    host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
 }
