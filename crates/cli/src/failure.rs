@@ -125,6 +125,7 @@ fn engine_code(kind: ErrorKind, class: Class) -> u8 {
             ErrorKind::Invalid
             | ErrorKind::NoSuchContainer
             | ErrorKind::NoSuchImage
+            | ErrorKind::NoSuchVolume
             | ErrorKind::Conflict
             | ErrorKind::Unsupported
             | ErrorKind::Registry
@@ -141,6 +142,7 @@ fn engine_hint(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Invalid => "lighter VERB --help tells what a verb takes",
         ErrorKind::NoSuchContainer => "lighter ps -a lists the containers that are here",
+        ErrorKind::NoSuchVolume => "lighter volume ls lists the volumes that are here",
         ErrorKind::NoSuchImage => {
             "lighter images lists the images that are here; lighter pull, load and import bring more"
         }
@@ -188,6 +190,7 @@ mod tests {
         ErrorKind::Invalid,
         ErrorKind::NoSuchContainer,
         ErrorKind::NoSuchImage,
+        ErrorKind::NoSuchVolume,
         ErrorKind::Conflict,
         ErrorKind::CommandNotFound,
         ErrorKind::CommandNotExecutable,

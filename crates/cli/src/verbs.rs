@@ -4,7 +4,7 @@ use engine::{Engine, Paths};
 
 use crate::commands::{
     attach, df, exec, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save, start,
-    system, transfer,
+    system, transfer, volume,
 };
 use crate::failure::{Class, Outcome};
 use crate::flags::{Flag, Verb, Words, container, later};
@@ -82,6 +82,19 @@ pub(crate) const GROUPS: &[Group] = &[
             ("rm", "rmi"),
             ("save", "save"),
             ("tag", "tag"),
+        ],
+    },
+    Group {
+        name: "volume",
+        about: "Manage volumes",
+        words: &[
+            ("create", "volume create"),
+            ("inspect", "volume inspect"),
+            ("list", "volume ls"),
+            ("ls", "volume ls"),
+            ("prune", "volume prune"),
+            ("remove", "volume rm"),
+            ("rm", "volume rm"),
         ],
     },
     Group {
@@ -243,9 +256,9 @@ pub(crate) const VERBS: &[Verb] = &[
     ),
     plain(
         "inspect",
-        "Show everything about containers and images",
+        "Show everything about containers, images and volumes",
         Words::new("NAME|ID [NAME|ID...]", 1, None),
-        &[INSPECT_OBJECT, &[Flag::one("type", "TYPE", "container or image")]],
+        &[INSPECT_OBJECT, &[Flag::one("type", "TYPE", "container, image or volume")]],
         inspect::parse,
     ),
     hidden(plain(
@@ -394,7 +407,7 @@ pub(crate) const VERBS: &[Verb] = &[
             Flag::switch("all", "Tagged images too").short('a'),
             PRUNE_FILTER,
             FORCE,
-            Flag::later("volumes", false, later::VOLUMES),
+            Flag::switch("volumes", "Unused anonymous volumes too"),
         ]],
         prune::parse_system,
     )),
@@ -402,8 +415,56 @@ pub(crate) const VERBS: &[Verb] = &[
         "system df",
         "Show what takes up the disk",
         Words::new("", 0, Some(0)),
-        &[&[FORMAT_LONG, Flag::switch("verbose", "Each image and container").short('v')]],
+        &[&[FORMAT_LONG, Flag::switch("verbose", "Each image, container and volume").short('v')]],
         df::parse,
+    )),
+    hidden(plain(
+        "volume create",
+        "Make a volume",
+        Words::new("[NAME]", 0, Some(1)),
+        &[&[
+            Flag::one("driver", "DRIVER", "local").short('d'),
+            Flag::many("label", "KEY[=VALUE]", "Set a label"),
+            Flag::one("name", "NAME", "Its name, instead of the word"),
+            Flag::many("opt", "KEY=VALUE", "Driver option: type, o, device").short('o'),
+        ]],
+        volume::parse_create,
+    )),
+    hidden(plain(
+        "volume ls",
+        "List volumes",
+        Words::new("", 0, Some(0)),
+        &[&[
+            Flag::many("filter", "KEY=VALUE", "Only those that match: dangling=, driver=, label=, name=").short('f'),
+            FORMAT_LONG,
+            Flag::switch("quiet", "Only names").short('q'),
+        ]],
+        volume::parse_list,
+    )),
+    hidden(plain(
+        "volume inspect",
+        "Show everything about volumes",
+        Words::new("VOLUME [VOLUME...]", 1, None),
+        &[&[FORMAT]],
+        volume::parse_inspect,
+    )),
+    hidden(plain(
+        "volume rm",
+        "Remove volumes",
+        Words::new("VOLUME [VOLUME...]", 1, None),
+        &[&[Flag::switch("force", "No failure when there is none of the name").short('f')]],
+        volume::parse_remove,
+    )),
+    hidden(plain(
+        "volume prune",
+        "Remove unused volumes",
+        Words::new("", 0, Some(0)),
+        &[&[
+            Flag::switch("all", "Named ones too").short('a'),
+            Flag::many("filter", "KEY=VALUE", "Only those that match: all=, label=, label!="),
+            FORCE,
+        ]],
+        volume::parse_prune,
     )),
     plain("info", "Show the engine and its host", Words::new("", 0, Some(0)), &[&[FORMAT]], system::parse_info),
     plain("version", "Show versions", Words::new("", 0, Some(0)), &[&[FORMAT]], system::parse_version),

@@ -20,6 +20,9 @@ pub struct StartRequest {
     pub spec: Spec,
     /// The root file system.
     pub rootfs: RootfsRequest,
+    /// Mounts of the configuration whose source is a path inside a volume: their number and that path.
+    #[serde(default)]
+    pub subpaths: Vec<(usize, PathBuf)>,
     /// `USER[:GROUP]`, looked up inside the container; empty is root.
     pub user: String,
     /// Additional groups by name or number.

@@ -128,6 +128,7 @@ fn begin(root: &Path, seed: u8, spec: Spec, rootfs: RootfsRequest) -> (Container
         id,
         spec,
         rootfs,
+        subpaths: Vec::new(),
         user: String::new(),
         groups: Vec::new(),
         open_stdin: true,

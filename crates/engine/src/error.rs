@@ -12,6 +12,8 @@ pub enum ErrorKind {
     NoSuchContainer,
     /// No such image.
     NoSuchImage,
+    /// No such volume.
+    NoSuchVolume,
     /// The name is taken, or the object's state forbids it.
     Conflict,
     /// The command does not exist in the container (127).

@@ -16,6 +16,7 @@ pub mod info;
 mod paths;
 pub mod spec;
 pub mod specgen;
+pub mod volumes;
 #[cfg(test)]
 mod testing;
 
@@ -33,6 +34,7 @@ pub use images::{
 };
 pub use info::Info;
 pub use paths::Paths;
+pub use volumes::{NewVolume, VolumeDetails, VolumeFilter};
 
 use std::fmt;
 use std::sync::{Mutex, OnceLock};

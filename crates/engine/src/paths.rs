@@ -51,6 +51,10 @@ impl Paths {
         self.root.join("layers")
     }
 
+    pub(crate) fn volumes(&self) -> PathBuf {
+        self.root.join("volumes")
+    }
+
     pub(crate) fn content(&self) -> PathBuf {
         self.root.join("content")
     }

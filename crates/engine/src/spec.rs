@@ -56,6 +56,10 @@ pub struct ContainerSpec {
     pub read_only: bool,
     /// `-v`, `--mount`, `--tmpfs`.
     pub mounts: Vec<MountSpec>,
+    /// `--volumes-from`: `CONTAINER[:ro|rw]`.
+    pub volumes_from: Vec<String>,
+    /// `--volume-driver`.
+    pub volume_driver: Option<String>,
     /// `--shm-size`, bytes.
     pub shm_size: Option<u64>,
     /// `--device`.
@@ -154,6 +158,51 @@ pub enum MountSpec {
         /// Mount options as written, comma-separated.
         options: String,
     },
+    /// A volume.
+    Volume(VolumeMount),
+}
+
+/// A volume and where it is mounted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VolumeMount {
+    /// Its name; empty makes one for this container alone.
+    pub name: String,
+    /// Absolute path inside.
+    pub target: PathBuf,
+    /// `ro`.
+    pub read_only: bool,
+    /// `nocopy`: an empty volume does not get the image's content.
+    pub no_copy: bool,
+    /// Only this path inside the volume; empty is all of it.
+    pub subpath: String,
+    /// Driver: empty or `local`.
+    pub driver: String,
+    /// Labels, for a volume that is made now.
+    pub labels: BTreeMap<String, String>,
+    /// Driver options, for a volume that is made now.
+    pub options: BTreeMap<String, String>,
+    /// Who asked for it.
+    pub origin: VolumeOrigin,
+    /// Options of `-v` as written.
+    pub mode: String,
+    /// Where its content is: filled in by the engine.
+    pub source: PathBuf,
+    /// Whether it was made without being named: filled in by the engine.
+    pub anonymous: bool,
+}
+
+/// Who asked for a volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VolumeOrigin {
+    /// `-v`.
+    #[default]
+    Flag,
+    /// `--mount`.
+    Mount,
+    /// `VOLUME` of the image.
+    Image,
+    /// `--volumes-from`.
+    Other,
 }
 
 /// One device of the host.

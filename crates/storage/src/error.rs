@@ -74,6 +74,17 @@ pub enum Error {
     /// A container id that cannot be a file name.
     #[error("container id {0:?} is not a file name")]
     InvalidId(String),
+    /// There is no volume of this name.
+    #[error("get {0}: no such volume")]
+    NoSuchVolume(String),
+    /// A volume's record cannot be understood.
+    #[error("the record of volume {volume} is damaged: {reason}")]
+    VolumeRecord {
+        /// The volume.
+        volume: String,
+        /// What is wrong with the record.
+        reason: String,
+    },
     /// Every id range is leased.
     #[error("all {0} user id ranges are in use")]
     NoFreeRange(u16),

@@ -3,6 +3,7 @@
 //! - [`layers`]: immutable layers, complete as soon as their name exists; [`staging`] is how one comes to be.
 //! - [`archive`]: bounds on layer archives; reading tar is ours, so that no reader disagrees with the one that writes.
 //! - [`snapshot`]: upper and work directory of a container, and the overlay they form with an image's layers.
+//! - [`volumes`]: directories that outlive containers, and the image's content they get at first.
 //! - [`ranges`]: leases of user and group id ranges.
 //! - [`idmap`]: which file systems can be mounted with mapped ids.
 //!
@@ -20,6 +21,7 @@ mod record;
 pub mod snapshot;
 pub mod staging;
 mod tree;
+pub mod volumes;
 mod walk;
 mod xattr;
 
@@ -27,4 +29,5 @@ pub use archive::Limits;
 pub use error::{Error, Result};
 pub use layers::LayerStore;
 pub use staging::{LayerStats, Staging};
+pub use volumes::{Volume, VolumeName, VolumeStore};
 pub use walk::Usage;

@@ -64,6 +64,11 @@ fn rows(usage: &DiskUsage) -> Outcome<Vec<Row>> {
         Ok(Row { fields, methods: json!({}) })
     };
     let DiskUsage { images_size, images_reclaimable, containers_size, containers_reclaimable, .. } = *usage;
+    let size = |used: bool| {
+        let counted = usage.volumes.iter().filter(move |volume| used || volume.users.is_empty());
+        counted.fold(0_u64, |sum, volume| sum.saturating_add(volume.size.unwrap_or(0)))
+    };
+    let (volumes_size, volumes_unused) = (size(true), size(false));
     Ok(vec![
         row("Images", usage.image_count, usage.images_active, images_size, part(images_reclaimable, images_size))?,
         row(
@@ -72,6 +77,13 @@ fn rows(usage: &DiskUsage) -> Outcome<Vec<Row>> {
             usage.containers_active,
             containers_size,
             part(containers_reclaimable, containers_size),
+        )?,
+        row(
+            "Local Volumes",
+            usage.volumes.len(),
+            usage.volumes.iter().filter(|volume| !volume.users.is_empty()).count(),
+            volumes_size,
+            part(volumes_unused, volumes_size),
         )?,
     ])
 }
@@ -104,10 +116,16 @@ fn details(usage: &DiskUsage, now: Timestamp) -> String {
             &container.name,
         ]));
     }
+    let mut volumes = vec![line(&["VOLUME NAME", "LINKS", "SIZE"])];
+    for volume in &usage.volumes {
+        let (links, size) = (volume.users.len().to_string(), units::decimal(volume.size.unwrap_or(0)));
+        volumes.push(line(&[&volume.name, &links, &size]));
+    }
     format!(
-        "Images space usage:\n\n{}\nContainers space usage:\n\n{}",
+        "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}",
         table::align(&images),
-        table::align(&containers)
+        table::align(&containers),
+        table::align(&volumes)
     )
 }
 
@@ -129,6 +147,7 @@ mod tests {
         let cells = |row: &Row| HEADERS.iter().map(|(field, _)| row.fields[*field].clone()).collect::<Vec<_>>();
         assert_eq!(cells(&rows[0]), [json!("Images"), json!("3"), json!("1"), json!("4kB"), json!("1kB (25%)")]);
         assert_eq!(cells(&rows[1]), [json!("Containers"), json!("0"), json!("0"), json!("0B"), json!("0B")]);
+        assert_eq!(cells(&rows[2])[0], json!("Local Volumes"));
         assert!(parse(&testing::args("system df", &["-v", "--format", "json"])).is_err());
     }
 }

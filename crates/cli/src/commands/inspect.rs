@@ -17,6 +17,7 @@ enum Kind {
     Any,
     Container,
     Image,
+    Volume,
 }
 
 /// One object found.
@@ -25,6 +26,7 @@ enum Kind {
 enum Object {
     Container(Box<Container>),
     Image(Box<Image>),
+    Volume(Value),
 }
 
 /// Reads `inspect`'s flags.
@@ -36,7 +38,8 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
         None | Some("") => Kind::Any,
         Some("container") => Kind::Container,
         Some("image") => Kind::Image,
-        Some(other) => return Err(bad_value("type", other, &"only container and image are available yet")),
+        Some("volume") => Kind::Volume,
+        Some(other) => return Err(bad_value("type", other, &"only container, image and volume are available yet")),
     };
     read(args, kind, args.on("size"))
 }
@@ -87,6 +90,10 @@ fn read(args: &Args, kind: Kind, size: bool) -> Outcome<Job> {
 }
 
 fn find(engine: &Engine, name: &str, kind: Kind, size: bool) -> Outcome<Object> {
+    let volume = || Ok(Object::Volume(super::volume::shown(&engine.inspect_volume(name)?)));
+    if kind == Kind::Volume {
+        return volume();
+    }
     if kind != Kind::Image {
         match engine.lookup(name) {
             Ok(id) => return Ok(Object::Container(Box::new(Container::from(&engine.inspect(&id, size)?)))),
@@ -96,7 +103,13 @@ fn find(engine: &Engine, name: &str, kind: Kind, size: bool) -> Outcome<Object> 
     }
     match engine.inspect_image(name) {
         Ok(details) => Ok(Object::Image(Box::new(Image::from(&details)))),
-        Err(error) if kind == Kind::Any && error.kind() == ErrorKind::NoSuchImage => {
+        Err(error)
+            if kind == Kind::Any && matches!(error.kind(), ErrorKind::NoSuchImage | ErrorKind::Invalid) =>
+        {
+            match engine.inspect_volume(name) {
+                Err(error) if error.kind() == ErrorKind::NoSuchVolume => {}
+                found => return Ok(Object::Volume(super::volume::shown(&found?))),
+            }
             let missing = engine::Error::new(ErrorKind::NoSuchContainer, format!("no such object: {name}"));
             Err(missing.hint("lighter ps -a and lighter images list what there is").into())
         }
@@ -126,7 +139,7 @@ fn print(found: &[Object], template: Option<&Option<Template>>) -> Outcome<()> {
 }
 
 /// Docker's indentation: four blanks.
-fn indented<T: Serialize>(value: &[T]) -> serde_json::Result<String> {
+pub(crate) fn indented<T: Serialize>(value: &[T]) -> serde_json::Result<String> {
     let mut bytes = Vec::new();
     let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, formatter))?;
@@ -162,7 +175,8 @@ mod tests {
 
     #[test]
     fn types_are_checked() {
-        assert!(parse(&testing::args("inspect", &["--type", "volume", "x"])).is_err());
+        assert!(parse(&testing::args("inspect", &["--type", "network", "x"])).is_err());
+        assert!(parse(&testing::args("inspect", &["--type", "volume", "x"])).is_ok());
         assert!(parse(&testing::args("inspect", &["-f", "{{", "x"])).is_err());
         assert!(parse(&testing::args("inspect", &["-sf", "{{.Id}}", "--type=image", "x"])).is_ok());
     }

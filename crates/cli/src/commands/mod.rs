@@ -18,6 +18,7 @@ pub(crate) mod save;
 pub(crate) mod start;
 pub(crate) mod system;
 pub(crate) mod transfer;
+pub(crate) mod volume;
 
 use crate::failure::{Class, Failure, Outcome};
 

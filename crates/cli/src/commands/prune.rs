@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, Read as _};
 use engine::{PruneFilter, Pruned, Removed};
 use jiff::Timestamp;
 
+use super::volume;
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Args, Job};
 use crate::format::units;
@@ -18,7 +19,7 @@ fn filters(args: &Args, now: Timestamp) -> Outcome<PruneFilter> {
 }
 
 /// Asks, unless forced; an answer other than yes is a failure, as docker has it.
-fn confirm(force: bool, verb: &str, warning: &str) -> Outcome<()> {
+pub(crate) fn confirm(force: bool, verb: &str, warning: &str) -> Outcome<()> {
     if force {
         return Ok(());
     }
@@ -32,13 +33,14 @@ fn confirm(force: bool, verb: &str, warning: &str) -> Outcome<()> {
     }
 }
 
-fn text(pruned: &Pruned) -> String {
+fn text(pruned: &Pruned, volumes: &[String]) -> String {
     let mut text = String::new();
     if !pruned.containers.is_empty() {
         text.push_str("Deleted Containers:\n");
         pruned.containers.iter().for_each(|id| text.push_str(&format!("{id}\n")));
         text.push('\n');
     }
+    text.push_str(&volume::deleted(volumes));
     if !pruned.images.is_empty() {
         text.push_str("Deleted Images:\n");
         for removed in &pruned.images {
@@ -69,7 +71,7 @@ pub(crate) fn parse_image(args: &Args) -> Outcome<Job> {
         confirm(force, "image prune", what)?;
         let engine = app.engine()?;
         drop(engine.reconcile());
-        output::print(&text(&engine.prune_images(&wanted)?))?;
+        output::print(&text(&engine.prune_images(&wanted)?, &[]))?;
         Ok(0)
     }))
 }
@@ -85,7 +87,7 @@ pub(crate) fn parse_container(args: &Args) -> Outcome<Job> {
         confirm(force, "container prune", "This will remove all stopped containers.")?;
         let engine = app.engine()?;
         drop(engine.reconcile());
-        output::print(&text(&engine.prune_containers(&wanted)?))?;
+        output::print(&text(&engine.prune_containers(&wanted)?, &[]))?;
         Ok(0)
     }))
 }
@@ -98,19 +100,32 @@ pub(crate) fn parse_system(args: &Args) -> Outcome<Job> {
     let mut wanted = filters(args, Timestamp::now())?;
     wanted.all |= args.on("all");
     let force = args.on("force");
+    let with_volumes = args.on("volumes");
+    if with_volumes && wanted.until.is_some() {
+        return Err(Failure::usage("the \"until\" filter is not supported with \"--volumes\""));
+    }
     Ok(Box::new(move |app| {
         let images = if wanted.all {
             "all images without at least one container associated to them"
         } else {
             "all dangling images"
         };
-        confirm(force, "system prune", &format!("This will remove:\n  - all stopped containers\n  - {images}\n"))?;
+        let volumes =
+            if with_volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
+        let what = format!("This will remove:\n  - all stopped containers\n{volumes}  - {images}\n");
+        confirm(force, "system prune", &what)?;
         let engine = app.engine()?;
         drop(engine.reconcile());
         let containers = engine.prune_containers(&wanted)?;
+        let (names, freed) = match with_volumes {
+            // As docker has it: `-a` speaks of images, named volumes stay.
+            true => engine.prune_volumes(&PruneFilter { all: false, ..wanted.clone() })?,
+            false => (Vec::new(), 0),
+        };
         let images = engine.prune_images(&wanted)?;
-        let reclaimed = containers.reclaimed.saturating_add(images.reclaimed);
-        output::print(&text(&Pruned { containers: containers.containers, images: images.images, reclaimed }))?;
+        let reclaimed = containers.reclaimed.saturating_add(images.reclaimed).saturating_add(freed);
+        let pruned = Pruned { containers: containers.containers, images: images.images, reclaimed };
+        output::print(&text(&pruned, &names))?;
         Ok(0)
     }))
 }
@@ -129,9 +144,12 @@ mod tests {
         };
         let expected = "Deleted Containers:\nabc\n\nDeleted Images:\nuntagged: a:1\ndeleted: sha256:0\n\n\
                         Total reclaimed space: 1.5kB\n";
-        assert_eq!(text(&pruned), expected);
-        assert_eq!(text(&Pruned::default()), "Total reclaimed space: 0B\n");
+        assert_eq!(text(&pruned, &[]), expected);
+        let with_volumes = text(&Pruned::default(), &["db".into()]);
+        assert_eq!(with_volumes, "Deleted Volumes:\ndb\n\nTotal reclaimed space: 0B\n");
+        assert_eq!(text(&Pruned::default(), &[]), "Total reclaimed space: 0B\n");
         assert!(parse_image(&testing::args("image prune", &["--filter", "bogus=1"])).is_err());
         assert!(parse_system(&testing::args("system prune", &["-af", "--filter", "until=24h"])).is_ok());
+        assert!(parse_system(&testing::args("system prune", &["--volumes", "--filter", "until=24h"])).is_err());
     }
 }

@@ -101,7 +101,7 @@ fn row(summary: &ContainerSummary, id: String, whole: bool, now: Timestamp) -> O
         "Labels": labels,
         "Mounts": mounts.join(","),
         "Networks": summary.network,
-        "LocalVolumes": "0",
+        "LocalVolumes": summary.volumes.len().to_string(),
         "Size": size,
     });
     let serde_json::Value::Object(fields) = fields else {
@@ -169,6 +169,8 @@ mod tests {
             labels: BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]),
             network: "none".into(),
             mounts: vec!["/a/long/host/path/indeed".into()],
+            mount_points: Vec::new(),
+            volumes: vec!["db".into()],
             size: None,
             damaged: None,
         }
@@ -186,6 +188,7 @@ mod tests {
             ("State", "exited"),
             ("Labels", "a=1,b=2"),
             ("Mounts", "/a/long/host/p…"),
+            ("LocalVolumes", "1"),
         ] {
             assert_eq!(shown[field], expected);
         }

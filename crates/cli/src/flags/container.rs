@@ -46,7 +46,7 @@ pub(crate) const CONTAINER: &[Flag] = &[
     Flag::one("memory-reservation", "BYTES", "Soft limit of memory"),
     Flag::one("memory-swap", "BYTES", "Limit of memory and swap together, -1 for no limit of swap"),
     Flag::one("memory-swappiness", "0-100", "How readily its memory is swapped, -1 for the host's way"),
-    Flag::many("mount", "OPTIONS", "Mount as type=bind|tmpfs,source=...,target=...[,readonly]"),
+    Flag::many("mount", "OPTIONS", "Mount as type=bind|volume|tmpfs,source=...,target=...[,readonly]"),
     Flag::one("name", "NAME", "Name the container"),
     Flag::one("network", "MODE", "Network: none or host").alias(&["net"]),
     Flag::switch("oom-kill-disable", "Do not kill when out of memory (control groups v1)"),
@@ -71,7 +71,9 @@ pub(crate) const CONTAINER: &[Flag] = &[
     Flag::one("user", "USER[:GROUP]", "User and group, by name or number").short('u'),
     Flag::one("userns", "MODE", "User namespace: private, host or auto"),
     Flag::one("uts", "MODE", "UTS namespace: host"),
-    Flag::many("volume", "HOST:INSIDE[:OPTIONS]", "Mount a path of the host").short('v'),
+    Flag::many("volume", "[NAME|HOST:]INSIDE[:OPTIONS]", "Mount a volume or a path of the host").short('v'),
+    Flag::one("volume-driver", "DRIVER", "Driver of volumes that are made: local"),
+    Flag::many("volumes-from", "CONTAINER[:ro]", "Mount what another container mounts"),
     Flag::one("workdir", "PATH", "Working directory").short('w'),
 ];
 
@@ -101,8 +103,6 @@ pub(crate) const CONTAINER_LATER: &[Flag] = &[
     Flag::later("runtime", true, later::RUNTIMES),
     Flag::later("storage-opt", true, later::RUNTIMES),
     Flag::later("use-api-socket", false, later::API),
-    Flag::later("volume-driver", true, later::VOLUMES),
-    Flag::later("volumes-from", true, later::VOLUMES),
 ];
 
 /// What only `run` has.

@@ -6,8 +6,6 @@ pub(crate) const NETWORKS: &str = "networks";
 pub(crate) const HEALTH: &str = "health checks";
 /// Restart policies.
 pub(crate) const RESTART: &str = "restart policies";
-/// Volumes.
-pub(crate) const VOLUMES: &str = "volumes";
 /// Other runtimes, storage options.
 pub(crate) const RUNTIMES: &str = "the choice of runtimes and storage";
 /// GPUs.

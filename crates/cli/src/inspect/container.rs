@@ -77,8 +77,12 @@ struct GraphDriver {
 struct Mount {
     #[serde(rename = "Type")]
     kind: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    name: String,
     source: String,
     destination: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    driver: &'static str,
     mode: String,
     #[serde(rename = "RW")]
     rw: bool,
@@ -235,9 +239,16 @@ impl From<&engine::containers::SaidMount> for Mount {
     fn from(mount: &engine::containers::SaidMount) -> Self {
         Self {
             kind: mount.kind.clone(),
+            name: mount.name.clone(),
             source: mount.source.clone(),
             destination: mount.target.clone(),
-            mode: mount.options.clone(),
+            driver: if mount.kind == "volume" { engine::volumes::DRIVER } else { "" },
+            mode: match (mount.kind.as_str(), mount.mode.as_str(), mount.origin.as_str()) {
+                // Docker's default for volumes that were asked for.
+                ("volume", "", "" | "mount") => "z".into(),
+                ("volume", mode, _) => mode.to_owned(),
+                _ => mount.options.clone(),
+            },
             rw: !mount.read_only,
             propagation: match (mount.kind.as_str(), mount.propagation.as_str()) {
                 ("bind", "") => "rprivate".into(),
@@ -289,13 +300,31 @@ pub(crate) mod tests {
                 cmd: vec!["x".into()],
                 memory: 64 << 20,
                 ulimits: vec![("nofile".into(), 1, 2)],
-                mounts: vec![SaidMount {
-                    kind: "bind".into(),
-                    source: "/a".into(),
-                    target: "/b".into(),
-                    read_only: true,
-                    ..SaidMount::default()
-                }],
+                mounts: vec![
+                    SaidMount {
+                        kind: "bind".into(),
+                        source: "/a".into(),
+                        target: "/b".into(),
+                        read_only: true,
+                        ..SaidMount::default()
+                    },
+                    SaidMount {
+                        kind: "volume".into(),
+                        name: "db".into(),
+                        target: "/data".into(),
+                        mode: "nocopy".into(),
+                        no_copy: true,
+                        ..SaidMount::default()
+                    },
+                    SaidMount {
+                        kind: "volume".into(),
+                        name: "web".into(),
+                        target: "/w".into(),
+                        origin: "mount".into(),
+                        read_only: true,
+                        ..SaidMount::default()
+                    },
+                ],
                 ..Said::default()
             },
             posture: Posture {
@@ -342,10 +371,16 @@ pub(crate) mod tests {
             ("/Config/WorkingDir", json!("/w")),
             ("/HostConfig/Memory", json!(64 << 20)),
             ("/HostConfig/Init", json!(true)),
-            ("/HostConfig/Binds", json!(["/a:/b:ro"])),
+            ("/HostConfig/Binds/0", json!("/a:/b:ro")),
             ("/HostConfig/Ulimits/0", json!({"Name": "nofile", "Hard": 2, "Soft": 1})),
             ("/HostConfig/LogConfig/Config/max-file", json!("3")),
             ("/HostConfig/RestartPolicy/Name", json!("no")),
+            ("/HostConfig/Binds/1", json!("db:/data:nocopy")),
+            ("/HostConfig/Mounts/0", json!({"Type": "volume", "Source": "web", "Target": "/w", "ReadOnly": true})),
+            ("/Mounts/1/Name", json!("db")),
+            ("/Mounts/1/Driver", json!("local")),
+            ("/Mounts/1/Mode", json!("nocopy")),
+            ("/Mounts/0/Name", json!(null)),
             ("/Mounts/0/RW", json!(false)),
             ("/Mounts/0/Propagation", json!("rprivate")),
             ("/Posture/UserNamespace/Mode", json!("private")),

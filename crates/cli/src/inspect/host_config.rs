@@ -38,6 +38,8 @@ pub(crate) struct HostConfig {
     security_opt: Option<Vec<String>>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     tmpfs: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    mounts: Vec<Value>,
     #[serde(rename = "UTSMode")]
     uts_mode: String,
     userns_mode: String,
@@ -128,14 +130,41 @@ fn rates(list: &[(String, u64)]) -> Vec<RateDevice> {
     list.iter().map(|(path, rate)| RateDevice { path: path.clone(), rate: *rate }).collect()
 }
 
+/// A volume of `--mount`.
+fn mount(mount: &engine::containers::SaidMount) -> Value {
+    let mut shown = serde_json::json!({ "Type": mount.kind, "Target": mount.target });
+    if !mount.anonymous {
+        shown["Source"] = mount.name.clone().into();
+    }
+    if mount.read_only {
+        shown["ReadOnly"] = true.into();
+    }
+    let mut options = serde_json::Map::new();
+    if mount.no_copy {
+        options.insert("NoCopy".into(), true.into());
+    }
+    if !mount.subpath.is_empty() {
+        options.insert("Subpath".into(), mount.subpath.clone().into());
+    }
+    if !options.is_empty() {
+        shown["VolumeOptions"] = options.into();
+    }
+    shown
+}
+
 impl From<&ContainerDetails> for HostConfig {
     fn from(details: &ContainerDetails) -> Self {
         let said = &details.said;
         let binds: Vec<String> = said
             .mounts
             .iter()
-            .filter(|mount| mount.kind == "bind")
+            .filter(|mount| mount.kind == "bind" || (mount.kind == "volume" && mount.origin.is_empty()))
+            .filter(|mount| !mount.anonymous)
             .map(|mount| {
+                if mount.kind == "volume" {
+                    let colon = if mount.mode.is_empty() { "" } else { ":" };
+                    return format!("{}:{}{colon}{}", mount.name, mount.target, mount.mode);
+                }
                 let mut options = vec![if mount.read_only { "ro" } else { "" }, mount.propagation.as_str()];
                 options.retain(|option| !option.is_empty());
                 let options = options.join(",");
@@ -153,8 +182,9 @@ impl From<&ContainerDetails> for HostConfig {
             port_bindings: BTreeMap::new(),
             restart_policy: RestartPolicy { name: "no", maximum_retry_count: 0 },
             auto_remove: details.auto_remove,
-            volume_driver: String::new(),
-            volumes_from: None,
+            volume_driver: said.volume_driver.clone(),
+            volumes_from: listed(&said.volumes_from),
+            mounts: said.mounts.iter().filter(|mount| mount.origin == "mount").map(mount).collect(),
             cap_add: listed(&said.cap_add),
             cap_drop: listed(&said.cap_drop),
             cgroupns_mode: said.cgroupns.clone(),

@@ -1,6 +1,6 @@
 //! `--filter KEY=VALUE`.
 
-use engine::{ContainerFilter, ImageFilter, PruneFilter};
+use engine::{ContainerFilter, ImageFilter, PruneFilter, VolumeFilter};
 use jiff::Timestamp;
 
 /// Adds one filter of `ps`.
@@ -14,6 +14,7 @@ pub(crate) fn container(text: &str, filter: &mut ContainerFilter) -> Result<(), 
         "name" => filter.name.push(value.trim_start_matches('/').to_owned()),
         "label" => filter.label.push(value),
         "ancestor" => filter.ancestor.push(value),
+        "volume" => filter.volume.push(value),
         "before" => filter.before = Some(value),
         "since" => filter.since = Some(value),
         "exited" => filter.exited.push(value.parse().map_err(|_| format!("{value:?} is no exit code"))?),
@@ -23,7 +24,7 @@ pub(crate) fn container(text: &str, filter: &mut ContainerFilter) -> Result<(), 
             }
             other => return Err(format!("{other:?} is no status")),
         },
-        "health" | "network" | "volume" | "publish" | "expose" | "is-task" => {
+        "health" | "network" | "publish" | "expose" | "is-task" => {
             return Err(format!("the filter {key:?} is not available yet"));
         }
         other => return Err(format!("there is no filter {other:?}")),
@@ -48,6 +49,26 @@ pub(crate) fn image(text: &str, filter: &mut ImageFilter) -> Result<(), String> 
             other => return Err(format!("{other:?} is neither true nor false")),
         },
         "until" => return Err("the filter \"until\" is not available yet".into()),
+        other => return Err(format!("there is no filter {other:?}")),
+    }
+    Ok(())
+}
+
+/// Adds one filter of `volume ls`.
+///
+/// # Errors
+/// An unknown key or a bad value.
+pub(crate) fn volume(text: &str, filter: &mut VolumeFilter) -> Result<(), String> {
+    let (key, value) = super::pair(text)?;
+    match key.as_str() {
+        "name" => filter.name.push(value),
+        "driver" => filter.driver.push(value),
+        "label" => filter.label.push(value),
+        "dangling" => match value.as_str() {
+            "1" | "true" => filter.dangling = Some(true),
+            "0" | "false" => filter.dangling = Some(false),
+            other => return Err(format!("{other:?} is neither true nor false")),
+        },
         other => return Err(format!("there is no filter {other:?}")),
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::spec::MountSpec;
+use engine::spec::{MountSpec, VolumeMount, VolumeOrigin};
 
 use super::{csv, size};
 
@@ -47,41 +47,88 @@ impl Host {
     }
 }
 
-/// `HOST:INSIDE[:OPTIONS]`.
+/// `INSIDE`, `NAME:INSIDE[:OPTIONS]`, `HOST:INSIDE[:OPTIONS]`.
 ///
 /// # Errors
-/// A volume name (volumes are not available yet), too many parts, an unknown option.
+/// Too many parts, an unknown option, one that the kind of mount does not have, two that contradict each other.
 pub(crate) fn volume(text: &str, host: &Host) -> Result<MountSpec, String> {
+    const GRAMMAR: &str = "expected INSIDE, NAME:INSIDE[:OPTIONS] or HOST:INSIDE[:OPTIONS]";
     let parts: Vec<&str> = text.split(':').collect();
-    let (source, target, options) = match parts.as_slice() {
-        [_] => return Err("anonymous volumes are not available yet: write HOST:INSIDE, or use --tmpfs".into()),
-        [source, target] => (*source, *target, ""),
-        [source, target, options] => (*source, *target, *options),
-        _ => return Err("expected HOST:INSIDE[:OPTIONS]".into()),
+    let (source, target, mode) = match parts.as_slice() {
+        [target] if !target.is_empty() => ("", *target, ""),
+        [source, target] if !source.is_empty() => (*source, *target, ""),
+        [source, target, mode] if !source.is_empty() => (*source, *target, *mode),
+        _ => return Err(GRAMMAR.into()),
     };
-    if source.is_empty() || target.is_empty() {
-        return Err("expected HOST:INSIDE[:OPTIONS]".into());
+    if target.is_empty() {
+        return Err(GRAMMAR.into());
     }
     let is_path = source.starts_with('/') || source.starts_with('.');
+    let said = options(mode, is_path, host)?;
+    let target = inside(target)?;
     if !is_path {
-        return Err(format!("volumes by name are not available yet: for the directory {source:?} write ./{source}"));
+        return Ok(MountSpec::Volume(VolumeMount {
+            name: source.to_owned(),
+            target,
+            read_only: said.read_only,
+            no_copy: said.no_copy,
+            mode: mode.to_owned(),
+            ..VolumeMount::default()
+        }));
     }
-    let mut read_only = false;
-    let mut propagation = String::new();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
+    Ok(MountSpec::Bind {
+        source: host.absolute(source)?,
+        target,
+        read_only: said.read_only,
+        propagation: said.propagation,
+        create_source: true,
+        recursive: true,
+    })
+}
+
+/// Options of `-v`.
+#[derive(Default)]
+struct Options {
+    read_only: bool,
+    no_copy: bool,
+    propagation: String,
+}
+
+fn options(mode: &str, is_path: bool, host: &Host) -> Result<Options, String> {
+    let mut said = Options::default();
+    // One of each kind: docker refuses "ro,rw" and "shared,slave" alike.
+    let (mut access, mut label) = (false, false);
+    let twice = || Err(format!("invalid mode: {mode}"));
+    for option in mode.split(',').filter(|option| !option.is_empty()) {
         match option {
-            "ro" => read_only = true,
-            // Docker Desktop's words about caches say nothing on Linux; "nocopy" concerns volumes.
-            "rw" | "cached" | "delegated" | "consistent" | "default" | "nocopy" => {}
-            "z" | "Z" if !host.selinux => {}
-            "z" | "Z" => return Err("SELinux labels are not available yet".into()),
-            option if PROPAGATIONS.contains(&option) => option.clone_into(&mut propagation),
+            "ro" | "rw" => {
+                if std::mem::replace(&mut access, true) {
+                    return twice();
+                }
+                said.read_only = option == "ro";
+            }
+            // Docker Desktop's words about caches say nothing on Linux.
+            "cached" | "delegated" | "consistent" | "default" => {}
+            "nocopy" => said.no_copy = true,
+            "z" | "Z" if host.selinux => return Err("SELinux labels are not available yet".into()),
+            "z" | "Z" => {
+                if std::mem::replace(&mut label, true) {
+                    return twice();
+                }
+            }
+            option if PROPAGATIONS.contains(&option) && is_path => {
+                if !said.propagation.is_empty() {
+                    return twice();
+                }
+                option.clone_into(&mut said.propagation);
+            }
+            option if PROPAGATIONS.contains(&option) => {
+                return Err(format!("invalid mode: {option}: a volume has no propagation"));
+            }
             other => return Err(format!("unknown option {other:?}")),
         }
     }
-    let source = host.absolute(source)?;
-    let target = inside(target)?;
-    Ok(MountSpec::Bind { source, target, read_only, propagation, create_source: true, recursive: true })
+    Ok(said)
 }
 
 /// `PATH[:OPTIONS]`.
@@ -100,10 +147,10 @@ fn inside(path: &str) -> Result<PathBuf, String> {
     Err(format!("{path:?} is no absolute path inside the container"))
 }
 
-/// `type=bind|tmpfs,KEY=VALUE,…`.
+/// `type=bind|volume|tmpfs,KEY=VALUE,…`; the type is `volume` when left out.
 ///
 /// # Errors
-/// An unknown key, a key of another type, a missing source or target, volumes.
+/// An unknown key, a key of another type, a missing source or target.
 pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
     let mut kind = String::from("volume");
     let mut source = None;
@@ -114,6 +161,8 @@ pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
     let mut propagation = String::new();
     let mut tmpfs_options = Vec::new();
     let mut of_type: Vec<(&str, &str)> = Vec::new();
+    let mut volume = VolumeMount { origin: VolumeOrigin::Mount, ..VolumeMount::default() };
+    let mut strict = false;
     let fields = csv::fields(text)?;
     for field in &fields {
         let (key, value) = match field.split_once('=') {
@@ -123,7 +172,7 @@ pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
         let needed = || value.filter(|v| !v.is_empty()).ok_or_else(|| format!("{key:?} needs a value"));
         match key.as_str() {
             "type" => kind = needed()?.to_ascii_lowercase(),
-            "source" | "src" => source = Some(needed()?.to_owned()),
+            "source" | "src" => source = value.filter(|value| !value.is_empty()).map(str::to_owned),
             "target" | "dst" | "destination" => target = Some(needed()?.to_owned()),
             "readonly" | "ro" => read_only = switch(&key, value)?,
             "consistency" => drop(needed()?),
@@ -143,7 +192,11 @@ pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
                 recursive = match needed()? {
                     "enabled" | "writable" => true,
                     "disabled" => false,
-                    "readonly" => return Err("\"bind-recursive=readonly\" is not available yet".into()),
+                    // Mounts below a read-only one are read-only by default; this insists.
+                    "readonly" => {
+                        strict = true;
+                        true
+                    }
                     other => return Err(format!("{other:?} is no value of \"bind-recursive\"")),
                 };
                 of_type.push(("bind", "bind-recursive"));
@@ -162,9 +215,29 @@ pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
                 tmpfs_options.push(format!("mode={mode:o}"));
                 of_type.push(("tmpfs", "tmpfs-mode"));
             }
-            key if key.starts_with("volume-") || key.starts_with("image-") => {
-                return Err(format!("{key:?} is not available yet: it comes with volumes"));
+            "volume-nocopy" => {
+                volume.no_copy = switch(&key, value)?;
+                of_type.push(("volume", "volume-nocopy"));
             }
+            "volume-subpath" => {
+                needed()?.clone_into(&mut volume.subpath);
+                of_type.push(("volume", "volume-subpath"));
+            }
+            "volume-driver" => {
+                needed()?.clone_into(&mut volume.driver);
+                of_type.push(("volume", "volume-driver"));
+            }
+            "volume-label" => {
+                let (key, value) = needed()?.split_once('=').unwrap_or((needed()?, ""));
+                volume.labels.insert(key.to_owned(), value.to_owned());
+                of_type.push(("volume", "volume-label"));
+            }
+            "volume-opt" => {
+                let (key, value) = needed()?.split_once('=').unwrap_or((needed()?, ""));
+                volume.options.insert(key.to_owned(), value.to_owned());
+                of_type.push(("volume", "volume-opt"));
+            }
+            "image-subpath" => of_type.push(("image", "image-subpath")),
             other => return Err(format!("unknown key {other:?}")),
         }
     }
@@ -172,6 +245,9 @@ pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
         return Err(format!("{key:?} is for type={wanted}, not type={kind}"));
     }
     let target = inside(&target.ok_or("target= is missing")?)?;
+    if strict && (!read_only || propagation != "rprivate") {
+        return Err("bind-recursive=readonly requires readonly and bind-propagation=rprivate".into());
+    }
     match kind.as_str() {
         "bind" => {
             let source = host.absolute(&source.ok_or("source= is missing")?)?;
@@ -184,7 +260,13 @@ pub(crate) fn mount(text: &str, host: &Host) -> Result<MountSpec, String> {
             }
             Ok(MountSpec::Tmpfs { target, options: tmpfs_options.join(",") })
         }
-        "volume" => Err("volumes are not available yet: write type=bind or type=tmpfs".into()),
+        "volume" => {
+            let name = source.unwrap_or_default();
+            if name.is_empty() && !volume.subpath.is_empty() {
+                return Err("volume-subpath needs the name of a volume: source= is missing".into());
+            }
+            Ok(MountSpec::Volume(VolumeMount { name, target, read_only, ..volume }))
+        }
         "image" | "npipe" | "cluster" => Err(format!("type={kind} is not available yet")),
         other => Err(format!("there is no type={other}")),
     }
@@ -230,8 +312,20 @@ mod tests {
         ] {
             assert_eq!(volume(text, &host()), Ok(expected), "{text}");
         }
-        for bad in ["", "/a", "name:/b", "/a:b", "/a:/b:bogus", "/a:/b:ro:x", ":/b", "/a:", ".hidden:/b"] {
+        for bad in ["", ":/a", "a", "name:/b:shared", "/a:/b:ro,rw", "/a:/b:slave,shared", "/a:b", "/a:/b:bogus", "/a:/b:ro:x", ":/b", "/a:", ".hidden:/b"] {
             assert!(volume(bad, &host()).is_err(), "{bad}");
+        }
+        let named = |name: &str, mode: &str, read_only, no_copy| {
+            let (name, mode) = (name.to_owned(), mode.to_owned());
+            let target = "/b".into();
+            MountSpec::Volume(VolumeMount { name, mode, target, read_only, no_copy, ..VolumeMount::default() })
+        };
+        for (text, expected) in [
+            ("/b", named("", "", false, false)),
+            ("db:/b", named("db", "", false, false)),
+            ("db:/b:ro,nocopy", named("db", "ro,nocopy", true, true)),
+        ] {
+            assert_eq!(volume(text, &host()), Ok(expected), "{text}");
         }
         assert!(volume("/a:/b:Z", &Host { selinux: true, ..host() }).is_err());
     }
@@ -259,9 +353,28 @@ mod tests {
         ] {
             assert_eq!(mount(text, &host()), Ok(expected), "{text}");
         }
+        let text = "source=db,target=/b,ro,volume-nocopy,volume-subpath=x/y,volume-label=a=b,volume-label=c,\
+                    volume-driver=local,\"volume-opt=o=bind,ro\"";
+        let pairs = |all: &[(&str, &str)]| all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let expected = VolumeMount {
+            name: "db".into(),
+            target: "/b".into(),
+            read_only: true,
+            no_copy: true,
+            subpath: "x/y".into(),
+            driver: "local".into(),
+            labels: pairs(&[("a", "b"), ("c", "")]),
+            options: pairs(&[("o", "bind,ro")]),
+            origin: VolumeOrigin::Mount,
+            ..VolumeMount::default()
+        };
+        assert_eq!(mount(text, &host()), Ok(MountSpec::Volume(expected)));
         for bad in [
-            "source=/a,target=/b",
-            "type=volume,target=/b",
+            "type=volume,target=/b,volume-subpath=x",
+            "type=volume,source=db,target=/b,bind-propagation=shared",
+            "type=image,source=x,target=/b",
+            "type=bind,source=/a,target=/b,volume-nocopy",
+            "type=bind,source=/a,target=/b,bind-recursive=readonly",
             "type=bind,target=/b",
             "type=bind,source=/a",
             "type=bind,source=a,target=/b",

@@ -1,9 +1,10 @@
 //! The runtime's container as the monitor's process.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use oci::runtime::NamespaceKind;
+use oci::runtime::{NamespaceKind, Spec};
+use rustix::fs::{Mode, OFlags};
 use runtime::{Created, ErrorKind, Identity, Launch, Rootfs, Stdio};
 
 use super::process::{ChildStdio, Process};
@@ -29,9 +30,13 @@ pub(crate) struct Container {
 /// # Errors
 /// What the runtime reports, with the exit code a user expects.
 pub(crate) fn launch(request: &StartRequest, stdio: ChildStdio) -> Result<Container, Failure> {
+    let places = match request.subpaths.is_empty() {
+        true => None,
+        false => Some(inside_volumes(request)?),
+    };
     let launch = Launch {
         id: request.id.as_str(),
-        spec: &request.spec,
+        spec: places.as_ref().map_or(&request.spec, |(spec, _)| spec),
         rootfs: rootfs(&request.rootfs),
         stdio: match stdio {
             ChildStdio::Fds { stdin, stdout, stderr } => Stdio::Fds { stdin, stdout, stderr },
@@ -48,6 +53,32 @@ pub(crate) fn launch(request: &StartRequest, stdio: ChildStdio) -> Result<Contai
     let namespaces = request.spec.linux.as_ref().map(|linux| &linux.namespaces[..]).unwrap_or_default();
     let own_pids = namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none());
     Ok(Container { created, leaves_others: !own_pids })
+}
+
+/// The configuration with the places inside volumes that it mounts held open. Another container may change the volume
+/// meanwhile, so a place is looked up once, without leaving the volume, and is what the descriptor stands for from then
+/// on (CVE-2021-30465).
+fn inside_volumes(request: &StartRequest) -> Result<(Spec, Vec<OwnedFd>), Failure> {
+    let mut spec = request.spec.clone();
+    let mut held = Vec::with_capacity(request.subpaths.len());
+    for (at, path) in &request.subpaths {
+        let Some(mount) = spec.mounts.get_mut(*at) else { continue };
+        let volume = mount.source.clone().unwrap_or_default();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let place = sys::Context::at(rustix::fs::open(&volume, flags, Mode::empty()), "open", volume.display())
+            .and_then(|root| sys::fs::open_in_root(&root, path, OFlags::PATH, Mode::empty()))
+            .map_err(|error| Failure {
+                code: 125,
+                kind: FailureKind::System,
+                chain: vec![
+                    format!("cannot mount the path {path:?} of a volume at {}", mount.destination.display()),
+                    error.to_string(),
+                ],
+            })?;
+        mount.source = Some(format!("/proc/self/fd/{}", place.as_raw_fd()).into());
+        held.push(place);
+    }
+    Ok((spec, held))
 }
 
 fn rootfs(request: &RootfsRequest) -> Rootfs {

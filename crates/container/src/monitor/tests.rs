@@ -140,6 +140,7 @@ fn run(name: &str, script: &'static str, setup: &Setup) -> Run {
         run_dir: scratch.path().join("run"),
         spec,
         rootfs: RootfsRequest::Directory("/".into()),
+        subpaths: Vec::new(),
         user: String::new(),
         groups: Vec::new(),
         open_stdin: setup.stdin,

@@ -134,6 +134,8 @@ impl Engine {
         let path = self.paths.container(id);
         let layers = self.paths.layers();
         let host = Machine::new(&layers);
+        let with_volumes = self.with_volumes(spec, &basis.config)?;
+        let spec = with_volumes.as_ref().unwrap_or(spec);
         let meant = specgen::generate(Inputs {
             spec,
             id,
@@ -151,17 +153,24 @@ impl Engine {
                 Error::new(Error::from(error).kind(), sentence)
             })?;
         }
+        // Held until the container's record tells that it uses them.
+        let volumes = self.make_volumes(spec)?;
         let containers = self.paths.containers();
         let status = Status::new(State::Created);
-        match ContainerDir::create(&containers, &meant.config, &status, durability) {
+        let made = match ContainerDir::create(&containers, &meant.config, &status, durability) {
             Err(container::Error::System { source, .. })
                 if source.errno() == sys::Errno::NOENT && !containers.exists() =>
             {
                 make_dirs(&containers)?;
-                ContainerDir::create(&containers, &meant.config, &status, durability)?
+                ContainerDir::create(&containers, &meant.config, &status, durability)
             }
-            made => made?,
+            made => made,
         };
+        drop(volumes);
+        if let Err(error) = made {
+            self.forget_volumes(&meant.config);
+            return Err(error.into());
+        }
         self.remember(meant.config);
         Ok(meant.warnings)
     }
@@ -175,7 +184,7 @@ impl Engine {
     }
 }
 
-fn random() -> Result<[u8; 32]> {
+pub(crate) fn random() -> Result<[u8; 32]> {
     let mut bytes = [0; 32];
     let mut have = 0;
     while have < bytes.len() {

@@ -90,8 +90,17 @@ impl Engine {
         summary.started = status.started;
         summary.finished = status.finished;
         summary.network = shown.network;
-        summary.mounts =
-            shown.mounts.into_iter().map(|mount| mount.source).filter(|source| !source.is_empty()).collect();
+        for mount in shown.mounts {
+            match mount.kind.as_str() {
+                "volume" => {
+                    summary.mounts.push(mount.name.clone());
+                    summary.volumes.push(mount.name);
+                }
+                _ if !mount.source.is_empty() => summary.mounts.push(mount.source),
+                _ => {}
+            }
+            summary.mount_points.push(mount.target);
+        }
         Ok(Some(summary))
     }
 }
@@ -117,6 +126,8 @@ fn base(config: &Config) -> ContainerSummary {
         labels: config.labels.clone(),
         network: String::new(),
         mounts: Vec::new(),
+        mount_points: Vec::new(),
+        volumes: Vec::new(),
         size: None,
         damaged: None,
     }
@@ -139,6 +150,8 @@ fn damaged(id: &ContainerId, config: Option<&Config>, reason: String) -> Contain
         labels: BTreeMap::new(),
         network: String::new(),
         mounts: Vec::new(),
+        mount_points: Vec::new(),
+        volumes: Vec::new(),
         size: None,
         damaged: None,
     });
@@ -158,6 +171,9 @@ fn admits(filter: &ContainerFilter, ancestors: &[oci::Digest], summary: &Contain
         && any(&filter.name, &|part| summary.name.contains(part.trim_start_matches('/')))
         && any(&filter.id, &|prefix| summary.id.as_str().starts_with(prefix))
         && any(&filter.status, &|status| word(summary.state) == status)
+        && any(&filter.volume, &|said| {
+            summary.volumes.iter().chain(&summary.mount_points).any(|known| known == said)
+        })
         && filter.label.iter().all(|label| has_label(&summary.labels, label))
         && (filter.exited.is_empty()
             || (matches!(summary.state, State::Exited | State::Dead) && filter.exited.contains(&summary.exit_code)))
@@ -204,5 +220,11 @@ mod tests {
         assert!(of(|filter| filter.label = vec!["tier".into(), "tier=web".into()], &running));
         assert!(!of(|filter| filter.label = vec!["tier".into(), "tier=db".into()], &running));
         assert!(of(|filter| filter.id = vec!["0707".into()], &running));
+        let mut using = summary("db", State::Running, 0);
+        (using.volumes, using.mount_points) = (vec!["data".into()], vec!["/var/data".into()]);
+        for (said, expected) in [("data", true), ("/var/data", true), ("dat", false)] {
+            let filter = ContainerFilter { volume: vec![said.into()], ..ContainerFilter::default() };
+            assert_eq!(admits(&filter, &[], &using), expected, "{said}");
+        }
     }
 }

@@ -18,6 +18,7 @@ mod types;
 mod volumes;
 
 pub use container::protocol::Stream;
+pub(crate) use create::random;
 pub(crate) use list::has_label;
 pub use types::{
     ContainerDetails, ContainerFilter, ContainerSummary, CreatedContainer, ExecSession, LogEntry, LogOptions, Posture,

@@ -114,6 +114,11 @@ impl Engine {
             Ok(config) => self.delete(dir, config),
             Err(_) => self.delete_damaged(dir, id),
         };
+        if options.volumes
+            && let (Ok(()), Ok(config)) = (&deleted, &config)
+        {
+            self.forget_volumes(config);
+        }
         let released = self.release(id);
         drop(lock);
         deleted.and(released)
@@ -176,6 +181,9 @@ impl Engine {
         storage::snapshot::remove_upper(dir.path())?;
         dir.delete()?;
         self.names()?.release(&config.name, &config.id)?;
+        if config.auto_remove {
+            self.forget_volumes(config);
+        }
         Ok(())
     }
 

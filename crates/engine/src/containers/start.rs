@@ -14,7 +14,7 @@ use oci::runtime::{IdMapping, Spec};
 use storage::ranges::Ranges;
 use sys::fs::{Durability, Lock};
 
-use super::{StartOptions, files, make_dirs, volumes};
+use super::{StartOptions, files, make_dirs};
 use crate::{Engine, Error, ErrorKind, Result};
 
 /// How long a command waits for another one to let go of a container.
@@ -172,10 +172,9 @@ impl Engine {
         make_dirs(&run_dir)?;
         files::write(dir, &files::texts(config)?)?;
         if let Some(image) = config.image.as_ref().filter(|_| first) {
-            let overlay = self.layers()?.create_upper(dir.path(), &image.chain)?;
-            let layers: Vec<PathBuf> = overlay.lowers.iter().map(|lower| overlay.layers_dir.join(lower)).collect();
-            volumes::make(&config.said, &overlay.upper, &layers)?;
+            self.layers()?.create_upper(dir.path(), &image.chain)?;
         }
+        let subpaths = self.ready_volumes(config, first)?;
         let mut spec = config.spec.clone();
         let host_ids = match config.userns {
             UsernsPosture::Host { .. } => None,
@@ -206,6 +205,7 @@ impl Engine {
             run_dir,
             spec,
             rootfs,
+            subpaths,
             user: config.user.clone(),
             groups: config.groups.clone(),
             open_stdin: config.open_stdin,

@@ -61,6 +61,8 @@ pub struct ContainerFilter {
     pub before: Option<String>,
     /// Only those made after this container.
     pub since: Option<String>,
+    /// Names of volumes, or places inside where something is mounted.
+    pub volume: Vec<String>,
     /// Whether sizes are measured.
     pub size: bool,
 }
@@ -103,8 +105,12 @@ pub struct ContainerSummary {
     pub labels: BTreeMap<String, String>,
     /// Network's name.
     pub network: String,
-    /// Sources of bind mounts.
+    /// Sources of bind mounts, names of volumes.
     pub mounts: Vec<String>,
+    /// Places inside where something of the user's is mounted.
+    pub mount_points: Vec<String>,
+    /// Names of volumes.
+    pub volumes: Vec<String>,
     /// Sizes, when asked for.
     pub size: Option<SizeInfo>,
     /// Why its records cannot be read; the other fields are then guesses.
@@ -289,6 +295,10 @@ pub struct Said {
     pub domainname: String,
     /// Mounts beyond the defaults.
     pub mounts: Vec<SaidMount>,
+    /// `--volumes-from`.
+    pub volumes_from: Vec<String>,
+    /// `--volume-driver`.
+    pub volume_driver: String,
     /// Directories the image declares as volumes.
     pub image_volumes: Vec<String>,
     /// Ports the image declares.
@@ -385,10 +395,22 @@ pub struct Said {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SaidMount {
-    /// `bind` or `tmpfs`.
+    /// `bind`, `tmpfs` or `volume`.
     pub kind: String,
     /// Host path; empty for `tmpfs`.
     pub source: String,
+    /// Name of the volume.
+    pub name: String,
+    /// Whether the volume was made for this container without being named.
+    pub anonymous: bool,
+    /// Whether an empty volume is left empty.
+    pub no_copy: bool,
+    /// Path inside the volume that is mounted; empty is all of it.
+    pub subpath: String,
+    /// Who asked for the volume: empty for `-v`, or `mount`, `image`, `from`.
+    pub origin: String,
+    /// Options of the volume's `-v` as written.
+    pub mode: String,
     /// Path inside.
     pub target: String,
     /// `ro`.

@@ -1,143 +1,275 @@
-//! Directories an image declares as `VOLUME`. Until anonymous volumes exist they are part of the writable layer, and
-//! one that the image does not bring itself is made there.
+//! The volumes of a container: named when it is created, filled when it first starts, forgotten with it.
 
-use std::os::fd::OwnedFd;
-use std::path::{Component, Path};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{FileType, Gid, Mode, OFlags, Stat, Uid};
-use rustix::io::Errno;
+use container::record::{Config, ImageRef};
+use oci::image::ContainerConfig;
 use serde::Deserialize;
-use sys::Context;
+use storage::volumes::Held;
+use storage::{Volume, VolumeName};
+use sys::fs::Durability;
 
-use crate::Result;
+use super::{Said, SaidMount, random};
+use crate::spec::{ContainerSpec, MountSpec, VolumeMount, VolumeOrigin};
+use crate::specgen::mounts::clean_target;
+use crate::volumes::{check_driver, check_options, device_of, parse_name};
+use crate::{Engine, Error, ErrorKind, Result};
 
-/// The part of [`Said`](super::Said) that names them.
+/// The part of [`Said`] that tells of volumes.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Declared {
-    image_volumes: Vec<String>,
+    mounts: Vec<SaidMount>,
 }
 
-/// What the image has at a path.
-enum Found {
-    Directory(Stat),
-    Nothing,
-    /// A link or a file: whose business is the image's.
-    Other,
+/// The volumes that a container's record names.
+pub(crate) fn of(config: &Config) -> impl Iterator<Item = SaidMount> {
+    let declared = Declared::deserialize(&config.said).unwrap_or_default();
+    declared.mounts.into_iter().filter(|mount| mount.kind == "volume")
 }
 
-/// Makes the declared directories that no layer has in `upper`, which nothing has used yet. `layers` are the roots of
-/// the layers, topmost first.
-pub(super) fn make(declared: &serde_json::Value, upper: &Path, layers: &[std::path::PathBuf]) -> Result<()> {
-    let declared = Declared::deserialize(declared).unwrap_or_default();
-    if declared.image_volumes.is_empty() {
-        return Ok(());
+fn target(mount: &MountSpec) -> &Path {
+    match mount {
+        MountSpec::Bind { target, .. } | MountSpec::Tmpfs { target, .. } => target,
+        MountSpec::Volume(volume) => &volume.target,
     }
-    let layers = layers.iter().map(|layer| open_root(layer)).collect::<sys::Result<Vec<_>>>()?;
-    let upper = open_root(upper)?;
-    for volume in &declared.image_volumes {
-        let path = Path::new(volume);
-        let plain = |component| matches!(component, Component::RootDir | Component::Normal(_));
-        if path.is_absolute() && path.components().all(plain) && !path.starts_with("/proc") && !volume.contains('\0') {
-            make_one(path, &upper, &layers)?;
+}
+
+fn covers(mounts: &[MountSpec], place: &Path) -> bool {
+    mounts.iter().any(|mount| clean_target(target(mount)) == place)
+}
+
+impl Engine {
+    /// The specification with every volume named and placed: those of other containers, those that have no name yet,
+    /// those of the image. `None` when there is no volume at all.
+    ///
+    /// # Errors
+    /// A name, an option or a container that does not fit.
+    pub(super) fn with_volumes(&self, spec: &ContainerSpec, image: &ContainerConfig) -> Result<Option<ContainerSpec>> {
+        let said = spec.mounts.iter().any(|mount| matches!(mount, MountSpec::Volume(_)));
+        if let Some(driver) = &spec.volume_driver {
+            check_driver(driver)?;
         }
-    }
-    Ok(())
-}
-
-fn make_one(path: &Path, upper: &OwnedFd, layers: &[OwnedFd]) -> Result<()> {
-    let mut steps = Vec::new();
-    let mut prefix = std::path::PathBuf::new();
-    let mut missing = false;
-    for component in path.components() {
-        let Component::Normal(name) = component else { continue };
-        prefix.push(name);
-        let attributes = match find(layers, &prefix)? {
-            Found::Directory(stat) => Some(stat),
-            Found::Nothing => {
-                missing = true;
-                None
-            }
-            Found::Other => return Ok(()),
-        };
-        steps.push((name, attributes));
-    }
-    if !missing {
-        return Ok(());
-    }
-    let mut dir = rustix::io::fcntl_dupfd_cloexec(upper, 0).at("fcntl", "F_DUPFD_CLOEXEC")?;
-    for (name, attributes) in steps {
-        let shown = name.to_string_lossy();
-        let made = match rustix::fs::mkdirat(&dir, name, Mode::RWXU) {
-            Ok(()) => true,
-            Err(Errno::EXIST) => false,
-            Err(errno) => return Err(sys::Error::new("mkdirat", shown, errno).into()),
-        };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        dir = sys::fs::open_beneath(&dir, Path::new(name), flags, Mode::empty())?;
-        if made {
-            // A directory in the upper layer shows its own attributes, so it takes over those of the one below.
-            let (mode, uid, gid) =
-                attributes.map_or((0o755, 0, 0), |stat| (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid));
-            rustix::fs::fchown(&dir, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).at("fchown", &shown)?;
-            rustix::fs::fchmod(&dir, Mode::from_raw_mode(mode)).at("fchmod", &shown)?;
+        if !said && image.volumes.is_empty() && spec.volumes_from.is_empty() {
+            return Ok(None);
         }
-    }
-    Ok(())
-}
-
-/// What the topmost layer that says anything says of `path`.
-fn find(layers: &[OwnedFd], path: &Path) -> Result<Found> {
-    for layer in layers {
-        match sys::fs::open_beneath(layer, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
-            Ok(entry) => {
-                let stat = rustix::fs::fstat(&entry).at("fstat", path.display())?;
-                return Ok(match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory => Found::Directory(stat),
-                    // A whiteout: removed from here on down.
-                    FileType::CharacterDevice if stat.st_rdev == 0 => Found::Nothing,
-                    _ => Found::Other,
-                });
+        let mut spec = spec.clone();
+        let mut others = Vec::new();
+        for from in &spec.volumes_from {
+            for mount in self.mounts_of(from)? {
+                let place = clean_target(target(&mount));
+                if covers(&spec.mounts, &place) {
+                    continue;
+                }
+                // Of several containers with something on one place, the last one's counts.
+                others.retain(|other| clean_target(target(other)) != place);
+                others.push(mount);
             }
-            Err(error) if error.errno() == Errno::NOENT => {}
-            Err(error) if matches!(error.errno(), Errno::LOOP | Errno::NOTDIR) => return Ok(Found::Other),
+        }
+        spec.mounts.extend(others);
+        for path in image.volumes.keys() {
+            let plain = |component| matches!(component, Component::RootDir | Component::Normal(_));
+            let declared = Path::new(path);
+            // What an image may not ask for is left out; it is no reason not to run it (CVE-2022-23648).
+            let fits = declared.is_absolute() && declared.components().all(plain) && !path.contains('\0');
+            let place = clean_target(declared);
+            let refused = place == Path::new("/") || place.starts_with("/proc");
+            if fits && !refused && !covers(&spec.mounts, &place) {
+                let origin = VolumeOrigin::Image;
+                spec.mounts.push(MountSpec::Volume(VolumeMount { target: place, origin, ..VolumeMount::default() }));
+            }
+        }
+        for mount in &mut spec.mounts {
+            let MountSpec::Volume(volume) = mount else { continue };
+            self.place(volume)?;
+        }
+        Ok(Some(spec))
+    }
+
+    fn place(&self, volume: &mut VolumeMount) -> Result<()> {
+        check_driver(&volume.driver)?;
+        check_options(&volume.options)?;
+        check_subpath(&volume.subpath)?;
+        if volume.name.is_empty() {
+            volume.name = VolumeName::from_random(&random()?).to_string();
+            volume.anonymous = true;
+        }
+        let name = parse_name(&volume.name)?;
+        match self.volume_store().get(&name) {
+            Ok(known) => volume.options = known.options,
+            Err(storage::Error::NoSuchVolume(_)) => {}
             Err(error) => return Err(error.into()),
         }
+        volume.source = device_of(&volume.options).unwrap_or_else(|| self.volume_store().data(&name));
+        Ok(())
     }
-    Ok(Found::Nothing)
+
+    /// What `--volumes-from CONTAINER[:ro|rw]` brings.
+    fn mounts_of(&self, said: &str) -> Result<Vec<MountSpec>> {
+        let (name, mode) = said.split_once(':').unwrap_or((said, ""));
+        let read_only = match mode {
+            "" | "rw" | "z" | "Z" => false,
+            "ro" => true,
+            other => {
+                return Err(Error::new(ErrorKind::Invalid, format!("invalid mode for volumes-from: {other}"))
+                    .hint("--volumes-from CONTAINER, CONTAINER:ro or CONTAINER:rw"));
+            }
+        };
+        let config = self.container_dir(&self.lookup(name)?)?.config()?;
+        let said = Said::deserialize(&config.said).unwrap_or_default();
+        Ok(said
+            .mounts
+            .into_iter()
+            .filter_map(|mount| match mount.kind.as_str() {
+                "volume" => Some(MountSpec::Volume(VolumeMount {
+                    name: mount.name,
+                    target: mount.target.into(),
+                    read_only: read_only || mount.read_only,
+                    no_copy: mount.no_copy,
+                    subpath: mount.subpath,
+                    origin: VolumeOrigin::Other,
+                    anonymous: mount.anonymous,
+                    ..VolumeMount::default()
+                })),
+                "bind" => Some(MountSpec::Bind {
+                    source: mount.source.into(),
+                    target: mount.target.into(),
+                    read_only: read_only || mount.read_only,
+                    propagation: mount.propagation,
+                    create_source: false,
+                    recursive: true,
+                }),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// Makes the volumes that are not there yet, and holds all of them.
+    pub(super) fn make_volumes(&self, spec: &ContainerSpec) -> Result<Vec<Held>> {
+        let durability = if spec.auto_remove { Durability::Volatile } else { Durability::Durable };
+        let mut held: Vec<Held> = Vec::new();
+        let mut names: Vec<&str> = Vec::new();
+        for mount in &spec.mounts {
+            let MountSpec::Volume(volume) = mount else { continue };
+            if names.contains(&volume.name.as_str()) {
+                continue;
+            }
+            names.push(&volume.name);
+            let durability = if volume.anonymous { durability } else { Durability::Durable };
+            held.push(self.make_and_hold(volume, durability)?);
+        }
+        Ok(held)
+    }
+
+    fn make_and_hold(&self, volume: &VolumeMount, durability: Durability) -> Result<Held> {
+        let store = self.volume_store();
+        let name = parse_name(&volume.name)?;
+        loop {
+            match store.hold(&name) {
+                Err(storage::Error::NoSuchVolume(_)) => {}
+                held => return Ok(held?),
+            }
+            // Whoever removes one that was just made is quicker only so often.
+            store.create(
+                &Volume {
+                    name: name.clone(),
+                    created: container::record::now(),
+                    anonymous: volume.anonymous,
+                    labels: volume.labels.clone(),
+                    options: volume.options.clone(),
+                },
+                durability,
+            )?;
+        }
+    }
+
+    /// Before a start: volumes that went away are made again, and at the first one empty volumes get the image's
+    /// content. Gives the mounts of paths inside volumes, for the monitor.
+    pub(super) fn ready_volumes(&self, config: &Config, first: bool) -> Result<Vec<(usize, PathBuf)>> {
+        let mut subpaths = Vec::new();
+        for mount in of(config) {
+            let name = parse_name(&mount.name)?;
+            if self.volume_store().data(&name) == Path::new(&mount.source) {
+                let again = VolumeMount {
+                    name: mount.name.clone(),
+                    anonymous: mount.anonymous,
+                    ..VolumeMount::default()
+                };
+                let held = self.make_and_hold(&again, Durability::Durable)?;
+                if let (true, Some(image), false) = (first && mount.subpath.is_empty(), &config.image, mount.no_copy) {
+                    self.fill(&name, &mount, image, config.auto_remove && mount.anonymous)?;
+                }
+                drop(held);
+            } else if !Path::new(&mount.source).exists() {
+                return Err(Error::new(
+                    ErrorKind::Invalid,
+                    format!("the device {} of volume {name} does not exist", mount.source),
+                )
+                .hint("make it, or remove the volume with lighter volume rm"));
+            }
+            if !mount.subpath.is_empty() {
+                let at = config.spec.mounts.iter().position(|made| made.destination == Path::new(&mount.target));
+                subpaths.extend(at.map(|at| (at, PathBuf::from(&mount.subpath))));
+            }
+        }
+        Ok(subpaths)
+    }
+
+    fn fill(&self, name: &VolumeName, mount: &SaidMount, image: &ImageRef, passing: bool) -> Result<()> {
+        let layers: Vec<PathBuf> =
+            image.chain.iter().rev().map(|layer| self.paths.layers().join(layer.hex()).join("diff")).collect();
+        let durability = if passing { Durability::Volatile } else { Durability::Durable };
+        self.volume_store().seed(name, &layers, Path::new(&mount.target), durability).map_err(|error| {
+            let sentence = format!("volume {name} cannot be filled with what the image has at {}", mount.target);
+            Error::new(Error::from(error).kind(), sentence)
+                .hint("free some space, or leave it empty with nocopy: -v NAME:/path:nocopy")
+        })?;
+        Ok(())
+    }
+
+    /// Removes the volumes that were made for a container without being named, unless another container uses them.
+    /// What cannot be removed stays for `volume prune`.
+    pub(super) fn forget_volumes(&self, config: &Config) {
+        for mount in of(config).filter(|mount| mount.anonymous) {
+            if let Ok(name) = parse_name(&mount.name) {
+                let _ = self.remove_unused_volume(&name);
+            }
+        }
+    }
+
+    /// Which containers use which volume. Containers whose records cannot be read count for none.
+    pub(crate) fn volume_users(&self) -> Result<BTreeMap<String, Vec<container::ContainerId>>> {
+        let mut users: BTreeMap<String, Vec<container::ContainerId>> = BTreeMap::new();
+        for id in container::ContainerDir::list(&self.paths.containers())? {
+            let Ok(config) = self.container_dir(&id).and_then(|dir| Ok(dir.config()?)) else { continue };
+            for mount in of(&config) {
+                users.entry(mount.name).or_default().push(id.clone());
+            }
+        }
+        Ok(users)
+    }
 }
 
-fn open_root(path: &Path) -> sys::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).at("open", path.display())
+fn check_subpath(subpath: &str) -> Result<()> {
+    let path = Path::new(subpath);
+    let inside = |component| matches!(component, Component::Normal(_) | Component::CurDir);
+    if path.components().all(inside) && !subpath.contains('\0') && subpath.len() < 4096 {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Invalid, format!("invalid volume-subpath {subpath:?}: it must be a relative path within the volume")))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
-
-    use serde_json::json;
-
     use super::*;
-    use crate::testing::Scratch;
 
     #[test]
-    fn missing_directories_are_made_with_the_attributes_of_their_parents() {
-        let scratch = Scratch::new("volumes");
-        let [low, top, upper] = ["low", "top", "upper"].map(|name| scratch.path().join(name));
-        for dir in [low.join("tmp"), low.join("srv/data"), top.join("srv"), upper.clone()] {
-            std::fs::create_dir_all(dir).expect("made");
+    fn subpaths_stay_inside() {
+        for (subpath, fits) in
+            [("", true), ("a/b", true), ("./a", true), ("/a", false), ("../a", false), ("a/../../b", false), ("a\0", false)]
+        {
+            assert_eq!(check_subpath(subpath).is_ok(), fits, "{subpath:?}");
         }
-        std::fs::set_permissions(low.join("tmp"), std::fs::Permissions::from_mode(0o1777)).expect("set");
-        std::os::unix::fs::chown(low.join("tmp"), Some(5), Some(6)).expect("set");
-        symlink("/etc", low.join("link")).expect("linked");
-        let said = json!({"image_volumes": ["/tmp/new/deep", "/srv/data", "/link/x", "/../escape", "/", "relative", "/proc/x"]});
-        make(&said, &upper, &[top, low]).expect("made");
-        let tmp = std::fs::metadata(upper.join("tmp")).expect("there");
-        assert_eq!((tmp.mode() & 0o7777, tmp.uid(), tmp.gid()), (0o1777, 5, 6));
-        let deep = std::fs::metadata(upper.join("tmp/new/deep")).expect("there");
-        assert_eq!((deep.mode() & 0o7777, deep.uid()), (0o755, 0));
-        assert_eq!(std::fs::read_dir(&upper).expect("listed").count(), 1, "only what was missing");
-        assert!(!scratch.path().join("escape").exists());
     }
 }

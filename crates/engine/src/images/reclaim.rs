@@ -64,6 +64,8 @@ pub struct DiskUsage {
     pub containers_size: u64,
     /// Bytes of the writable layers of those that do not run.
     pub containers_reclaimable: u64,
+    /// All volumes, with their sizes.
+    pub volumes: Vec<crate::VolumeDetails>,
 }
 
 fn admits(filter: &PruneFilter, created: &str, labels: &BTreeMap<String, String>) -> bool {
@@ -178,6 +180,7 @@ impl Engine {
             add(size, needed_blobs.contains(&blob));
         }
         usage.containers = self.list(&ContainerFilter { all: true, size: true, ..ContainerFilter::default() })?;
+        usage.volumes = self.volumes(&crate::VolumeFilter { size: true, ..crate::VolumeFilter::default() })?;
         for container in &usage.containers {
             let size = container.size.map_or(0, |size| size.writable);
             usage.containers_size = usage.containers_size.saturating_add(size);

@@ -3,8 +3,8 @@
 //! Everything that can be refused is refused here, before anything exists on disk. Nothing is looked up inside the
 //! container's file system: users and groups stay words until the process starts.
 //!
-//! Directories that an image declares as `VOLUME` are part of the container's writable layer, and made there when the
-//! image lacks them: anonymous volumes come with named ones.
+//! Volumes have their names and places already: what an image declares as `VOLUME`, and what other containers use, is
+//! among the mounts.
 
 mod devices;
 pub(crate) mod mounts;

@@ -28,9 +28,18 @@ pub(super) fn mounts(spec: &ContainerSpec, dir: &Path, host: &dyn Host) -> Resul
                 bind(source, place, *read_only, propagation, *recursive, spec.privileged)?
             }
             MountSpec::Tmpfs { target, options } => tmpfs(target_of(target)?, options)?,
+            MountSpec::Volume(volume) => {
+                let place = target_of(&volume.target)?;
+                plain(&volume.source)?;
+                let mut mount = bind(&volume.source, place, volume.read_only, "", true, spec.privileged)?;
+                // Also where the host's nodes are given otherwise: a volume is data.
+                mount.options.retain(|option| option != "nodev");
+                mount.options.push("nodev".to_owned());
+                mount
+            }
         };
         if said.iter().any(|other| other.destination == mount.destination) {
-            return invalid(format!("duplicate mount point: {}", mount.destination.display()));
+            return invalid(format!("Duplicate mount point: {}", mount.destination.display()));
         }
         said.push(mount);
     }
@@ -93,6 +102,11 @@ fn defaults(spec: &ContainerSpec, host: &dyn Host) -> Result<Vec<Mount>> {
         all.push(mount("/dev/shm", "tmpfs", "shm", &["nosuid", "noexec", "nodev", "mode=1777", &size]));
     }
     Ok(all)
+}
+
+/// The form in which places are compared.
+pub(crate) fn clean_target(target: &Path) -> PathBuf {
+    clean(target)
 }
 
 /// A mount's place inside: absolute, cleaned, neither the root nor what keeps `/proc` true.

@@ -60,8 +60,13 @@ fn reason_for_host(spec: &ContainerSpec, layers: Option<u32>, host: &dyn Host) -
         }
     }
     for mount in &spec.mounts {
-        let MountSpec::Bind { source, propagation, .. } = mount else { continue };
-        if matches!(propagation.as_str(), "shared" | "rshared") {
+        let (source, propagation) = match mount {
+            MountSpec::Bind { source, propagation, .. } => (source, propagation.as_str()),
+            // Those of the data root lie beside the layers, which were asked above; others may be anywhere.
+            MountSpec::Volume(volume) if !volume.options.is_empty() => (&volume.source, ""),
+            MountSpec::Volume(_) | MountSpec::Tmpfs { .. } => continue,
+        };
+        if matches!(propagation, "shared" | "rshared") {
             return Ok(Some(format!("shared propagation of {} needs the host's user namespace", source.display())));
         }
         // A device or socket is reached through its own rights, whoever owns it; only files need mapping.

@@ -5,7 +5,7 @@ use std::path::Path;
 use oci::image::ContainerConfig;
 
 use crate::containers::{Said, SaidMount};
-use crate::spec::{ContainerSpec, MountSpec, NamespaceMode, NetworkMode, UsernsMode};
+use crate::spec::{ContainerSpec, MountSpec, NamespaceMode, NetworkMode, UsernsMode, VolumeOrigin};
 use crate::{Error, ErrorKind, Result};
 
 pub(super) fn said(
@@ -26,6 +26,8 @@ pub(super) fn said(
         platform: spec.platform.clone(),
         domainname: spec.domainname.clone().unwrap_or_default(),
         mounts: spec.mounts.iter().map(mount).collect(),
+        volumes_from: spec.volumes_from.clone(),
+        volume_driver: spec.volume_driver.clone().unwrap_or_default(),
         image_volumes: image.volumes.keys().cloned().collect(),
         exposed_ports: image.exposed_ports.keys().cloned().collect(),
         network: match &spec.network {
@@ -102,12 +104,31 @@ fn mount(mount: &MountSpec) -> SaidMount {
             target: target.to_string_lossy().into_owned(),
             read_only: *read_only,
             propagation: propagation.clone(),
-            options: String::new(),
+            ..SaidMount::default()
         },
         MountSpec::Tmpfs { target, options } => SaidMount {
             kind: "tmpfs".to_owned(),
             target: target.to_string_lossy().into_owned(),
             options: options.clone(),
+            ..SaidMount::default()
+        },
+        MountSpec::Volume(volume) => SaidMount {
+            kind: "volume".to_owned(),
+            source: volume.source.to_string_lossy().into_owned(),
+            name: volume.name.clone(),
+            anonymous: volume.anonymous,
+            no_copy: volume.no_copy,
+            subpath: volume.subpath.clone(),
+            origin: match volume.origin {
+                VolumeOrigin::Flag => "",
+                VolumeOrigin::Mount => "mount",
+                VolumeOrigin::Image => "image",
+                VolumeOrigin::Other => "from",
+            }
+            .to_owned(),
+            mode: volume.mode.clone(),
+            target: super::process::clean(&volume.target).to_string_lossy().into_owned(),
+            read_only: volume.read_only,
             ..SaidMount::default()
         },
     }

@@ -1,0 +1,331 @@
+//! Copy-up: an empty volume gets what the image has at the place where it is mounted.
+//!
+//! The image is seen through an overlay of its layers that is mounted nowhere, read-only, and the place is resolved
+//! inside it (`openat2`): a link leads nowhere else. The content is first copied to `seed/`, which becomes
+//! `seed.ready/` when it is whole, and is then moved entry by entry into `_data`. Whoever finds `seed` begins anew,
+//! whoever finds `seed.ready` goes on; a container that uses the empty volume meanwhile keeps the directory it has, and
+//! what it made there is never replaced (CVE-2020-1726).
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
+use sys::Context;
+use sys::fs::{Durability, Lock};
+use sys::mount::{Attributes, NewFs};
+
+use super::{LOCK, VolumeName, VolumeStore, open_data, remove, shown};
+use crate::error::{Error, Result, lossy};
+use crate::tree;
+use crate::walk::{self, Visitor};
+use crate::xattr;
+
+const SEED: &str = "seed";
+const READY: &str = "seed.ready";
+/// How long to wait for another container that fills the volume: a large one is tens of gigabytes.
+const LIMIT: Duration = Duration::from_secs(1800);
+/// Bytes copied by one call.
+const CHUNK: usize = 1 << 30;
+
+impl VolumeStore {
+    /// Gives the volume, if it is empty, the content that an image has at `path`; true when it did. `layers` are the
+    /// image's layers, topmost first. Devices and sockets are left out.
+    ///
+    /// # Errors
+    /// Those of the system calls; the next call takes it up again.
+    pub fn seed(&self, name: &VolumeName, layers: &[PathBuf], path: &Path, durability: Durability) -> Result<bool> {
+        let volume = self.open_volume(name)?;
+        let data = open_data(&volume)?;
+        // Without the lock: a volume in use is not even looked at twice.
+        if !is_empty(&data)? && !exists(&volume, READY)? {
+            return Ok(false);
+        }
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let lock = rustix::fs::openat(&volume, LOCK, flags, Mode::RUSR | Mode::WUSR).at("openat", LOCK)?;
+        let lock = Lock::take(lock, LIMIT)?;
+        if !exists(&volume, READY)? {
+            remove(&volume, SEED)?;
+            if !is_empty(&data)? {
+                return Ok(false);
+            }
+            let Some(source) = find(layers, path)? else { return Ok(false) };
+            rustix::fs::mkdirat(&volume, SEED, Mode::RWXU).at("mkdirat", SEED)?;
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            let seed = sys::fs::open_beneath(&volume, SEED, flags, Mode::empty())?;
+            copy(source, &seed)?;
+            if durability == Durability::Durable {
+                rustix::fs::syncfs(&seed).at("syncfs", SEED)?;
+            }
+            rustix::fs::renameat(&volume, SEED, &volume, READY).at("renameat", SEED)?;
+        }
+        take_over(&volume, &data)?;
+        if durability == Durability::Durable {
+            sys::fs::sync_dir(&data, name)?;
+            sys::fs::sync_dir(&volume, name)?;
+        }
+        drop(lock);
+        Ok(true)
+    }
+}
+
+fn exists(dir: &OwnedFd, name: &str) -> sys::Result<bool> {
+    match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(sys::Error::new("fstatat", name, errno)),
+    }
+}
+
+/// Gives every name in a directory to `each`, until that says stop.
+fn entries(dir: &OwnedFd, mut each: impl FnMut(&CStr) -> Result<bool>) -> Result<()> {
+    let dir = sys::fs::open_beneath(dir, ".", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); 8192];
+    let mut list = RawDir::new(&dir, &mut buffer);
+    while let Some(entry) = list.next() {
+        let entry = entry.at("getdents64", "")?;
+        if entry.file_name() != c"." && entry.file_name() != c".." && !each(entry.file_name())? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(dir: &OwnedFd) -> Result<bool> {
+    let mut empty = true;
+    entries(dir, |_| {
+        empty = false;
+        Ok(false)
+    })?;
+    Ok(empty)
+}
+
+/// Moves complete content into place, and the directory's own attributes.
+fn take_over(volume: &OwnedFd, data: &OwnedFd) -> Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let ready = sys::fs::open_beneath(volume, READY, flags, Mode::empty())?;
+    let mut names = Vec::new();
+    entries(&ready, |name| {
+        names.push(name.to_owned());
+        Ok(true)
+    })?;
+    for name in names {
+        match rustix::fs::renameat_with(&ready, &name, data, &name, RenameFlags::NOREPLACE) {
+            // A container that was quicker keeps what it wrote.
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(sys::Error::new("renameat2", name.to_string_lossy(), errno).into()),
+        }
+    }
+    let stat = rustix::fs::fstat(&ready).at("fstat", READY)?;
+    xattr::copy(&ready, data)?;
+    adopt(data, &stat)?;
+    remove(volume, READY)
+}
+
+/// The image's directory at `path`; `None` when it has none there.
+fn find(layers: &[PathBuf], path: &Path) -> Result<Option<OwnedFd>> {
+    if layers.is_empty() {
+        return Ok(None);
+    }
+    let root = merged(layers)?;
+    match tree::open_dir(&root, path.as_os_str().as_encoded_bytes()) {
+        Ok(dir) => Ok(Some(dir)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => Ok(None),
+        Err(errno) => Err(sys::Error::new("openat2", shown(path), errno).into()),
+    }
+}
+
+/// The root of all layers together, attached to no place.
+fn merged(layers: &[PathBuf]) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let open = |path: &PathBuf| rustix::fs::open(path, flags, Mode::empty()).at("open", path.display());
+    let mut opened = layers.iter().map(open).collect::<sys::Result<Vec<_>>>()?;
+    if opened.len() == 1 {
+        return Ok(opened.remove(0));
+    }
+    let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
+    let mount = match by_descriptor(&opened) {
+        Err(error) if matches!(error.errno(), Errno::INVAL | Errno::BADF) => by_path(&opened)?,
+        fs => fs?,
+    }
+    .mount(attributes)?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(&mount, ".", flags, Mode::empty()).at("openat", "the image's root")?)
+}
+
+/// Kernel 6.13 and newer.
+fn by_descriptor(layers: &[OwnedFd]) -> sys::Result<NewFs> {
+    let fs = NewFs::open("overlay")?;
+    for layer in layers {
+        fs.set_fd("lowerdir+", layer)?;
+    }
+    Ok(fs)
+}
+
+/// One by one since kernel 6.5; before that in one list, which holds 255 bytes.
+fn by_path(layers: &[OwnedFd]) -> sys::Result<NewFs> {
+    use std::os::fd::AsRawFd;
+    let paths: Vec<String> = layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
+    let fs = NewFs::open("overlay")?;
+    if paths.iter().try_for_each(|path| fs.set("lowerdir+", path)).is_ok() {
+        return Ok(fs);
+    }
+    let fs = NewFs::open("overlay")?;
+    fs.set("lowerdir", &paths.join(":"))?;
+    Ok(fs)
+}
+
+/// Owner and permissions, in this order: a change of owner clears set-id bits.
+fn adopt(file: impl AsFd, stat: &Stat) -> sys::Result<()> {
+    let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+    rustix::fs::fchown(&file, Some(uid), Some(gid)).at("fchown", "")?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(stat.st_mode & 0o7777)).at("fchmod", "")
+}
+
+fn times(stat: &Stat) -> Timestamps {
+    let at = |seconds: i64, nanos: u64| Timespec { tv_sec: seconds, tv_nsec: nanos.try_into().unwrap_or(0) };
+    Timestamps {
+        last_access: at(stat.st_atime, stat.st_atime_nsec),
+        last_modification: at(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+/// Copies the tree below `source` into the empty directory `to`.
+fn copy(source: OwnedFd, to: &OwnedFd) -> Result<()> {
+    let mut copier = Copier { to, current: None, path: Vec::new(), names: HashMap::new(), left: Vec::new() };
+    walk::walk(source, &mut copier)
+}
+
+struct Copier<'a> {
+    to: &'a OwnedFd,
+    /// The copy of the directory whose entries come now.
+    current: Option<OwnedFd>,
+    path: Vec<u8>,
+    /// Where files with several names were first copied to.
+    names: HashMap<(u64, u64), Vec<u8>>,
+    /// Directories that were entered and not yet left.
+    left: Vec<Vec<u8>>,
+}
+
+impl Copier<'_> {
+    fn here(&self) -> BorrowedFd<'_> {
+        self.current.as_ref().unwrap_or(self.to).as_fd()
+    }
+
+    fn below(&self, name: &CStr) -> Vec<u8> {
+        let mut path = self.path.clone();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name.to_bytes());
+        path
+    }
+
+    fn file(&mut self, dir: BorrowedFd<'_>, name: &CStr) -> Result<()> {
+        let shown = || name.to_string_lossy();
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let from = rustix::fs::openat(dir, name, flags, Mode::empty()).at("openat", shown())?;
+        let stat = rustix::fs::fstat(&from).at("fstat", shown())?;
+        if stat.st_nlink > 1 {
+            if let Some(first) = self.names.get(&(stat.st_dev, stat.st_ino)) {
+                let (parent, last) = tree::split(first);
+                let parent = tree::open_dir(self.to, parent).at("openat2", lossy(first))?;
+                rustix::fs::linkat(parent, last, self.here(), name, AtFlags::empty()).at("linkat", shown())?;
+                return Ok(());
+            }
+            self.names.insert((stat.st_dev, stat.st_ino), self.below(name));
+        }
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let to = rustix::fs::openat(self.here(), name, flags, Mode::RUSR | Mode::WUSR).at("openat", shown())?;
+        copy_bytes(&from, &to)?;
+        adopt(&to, &stat)?;
+        // After the owner: changing that takes a program's capabilities away.
+        xattr::copy(&from, &to)?;
+        Ok(rustix::fs::futimens(&to, &times(&stat)).at("futimens", shown())?)
+    }
+
+    fn link(&self, dir: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> sys::Result<()> {
+        let target = rustix::fs::readlinkat(dir, name, Vec::new()).at("readlinkat", name.to_string_lossy())?;
+        rustix::fs::symlinkat(&target, self.here(), name).at("symlinkat", name.to_string_lossy())?;
+        self.own(name, stat)
+    }
+
+    fn pipe(&self, name: &CStr, stat: &Stat) -> sys::Result<()> {
+        let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+        rustix::fs::mknodat(self.here(), name, FileType::Fifo, mode, 0).at("mknodat", name.to_string_lossy())?;
+        self.own(name, stat)?;
+        // Past the umask; nobody else can reach the copy, so the name is still the pipe.
+        rustix::fs::chmodat(self.here(), name, mode, AtFlags::empty()).at("fchmodat", name.to_string_lossy())
+    }
+
+    fn own(&self, name: &CStr, stat: &Stat) -> sys::Result<()> {
+        let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
+        rustix::fs::chownat(self.here(), name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+            .at("fchownat", name.to_string_lossy())?;
+        rustix::fs::utimensat(self.here(), name, &times(stat), AtFlags::SYMLINK_NOFOLLOW)
+            .at("utimensat", name.to_string_lossy())
+    }
+}
+
+impl Visitor for Copier<'_> {
+    fn entry(&mut self, dir: BorrowedFd<'_>, name: &CStr, kind: FileType) -> Result<()> {
+        if kind == FileType::RegularFile {
+            return self.file(dir, name);
+        }
+        let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).at("fstatat", name.to_string_lossy())?;
+        match kind {
+            FileType::Symlink => Ok(self.link(dir, name, &stat)?),
+            FileType::Fifo => Ok(self.pipe(name, &stat)?),
+            // A device node in a volume would be an image's way to a device, a socket has nobody who listens.
+            _ => Ok(()),
+        }
+    }
+
+    fn enter(&mut self, path: &[u8], _inode: u64) -> Result<()> {
+        if !path.is_empty() {
+            let (parent, name) = tree::split(path);
+            let parent = tree::open_dir(self.to, parent).at("openat2", lossy(path))?;
+            rustix::fs::mkdirat(&parent, name, Mode::RWXU).at("mkdirat", lossy(path))?;
+        }
+        self.current = Some(tree::open_dir(self.to, path).at("openat2", lossy(path))?);
+        self.path = path.to_vec();
+        self.left.push(path.to_vec());
+        Ok(())
+    }
+
+    fn leave(&mut self, dir: BorrowedFd<'_>, _inode: u64) -> Result<()> {
+        let Some(path) = self.left.pop() else { return Err(Error::Moved(String::new())) };
+        let copy = tree::open_dir(self.to, &path).at("openat2", lossy(&path))?;
+        let stat = rustix::fs::fstat(dir).at("fstat", lossy(&path))?;
+        adopt(&copy, &stat)?;
+        xattr::copy(dir, &copy)?;
+        Ok(rustix::fs::futimens(&copy, &times(&stat)).at("futimens", lossy(&path))?)
+    }
+}
+
+/// All bytes of a file, by the kernel where both file systems can, else through memory.
+fn copy_bytes(from: &OwnedFd, to: &OwnedFd) -> sys::Result<()> {
+    let mut any = false;
+    loop {
+        match rustix::fs::copy_file_range(from, None, to, None, CHUNK) {
+            Ok(0) => return Ok(()),
+            Ok(_) => any = true,
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) if !any => break,
+            Err(errno) => return Err(sys::Error::new("copy_file_range", "", errno)),
+        }
+    }
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match rustix::io::read(from, &mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => sys::fs::write_all(to, &buffer[..count], "a volume's file")?,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(sys::Error::new("read", "", errno)),
+        }
+    }
+}
