@@ -186,7 +186,7 @@ fn sentence(error: &io::Error) -> String {
 mod tests {
     use super::*;
 
-    const KINDS: [ErrorKind; 12] = [
+    const KINDS: [ErrorKind; 13] = [
         ErrorKind::Invalid,
         ErrorKind::NoSuchContainer,
         ErrorKind::NoSuchImage,

@@ -121,8 +121,9 @@ impl From<storage::Error> for Error {
                 Self::new(ErrorKind::Damaged, error.to_string()).hint("pull or load the image again")
             }
             Below::NoSuchVolume(_) => Self::new(ErrorKind::NoSuchVolume, error.to_string()),
-            Below::VolumeRecord { .. } => Self::new(ErrorKind::Damaged, error.to_string())
-                .hint("lighter volume rm removes it with all it holds"),
+            Below::VolumeRecord { .. } => {
+                Self::new(ErrorKind::Damaged, error.to_string()).hint("lighter volume rm removes it with all it holds")
+            }
             Below::NoFreeRange(_) => {
                 Self::new(ErrorKind::Conflict, error.to_string()).hint("stop containers, or use --userns=host")
             }

@@ -16,9 +16,9 @@ pub mod info;
 mod paths;
 pub mod spec;
 pub mod specgen;
-pub mod volumes;
 #[cfg(test)]
 mod testing;
+pub mod volumes;
 
 pub use container::client::Session;
 pub use container::{ContainerId, ContainerName};

@@ -147,8 +147,11 @@ impl Engine {
         let made = self.volume_store().create(&volume, Durability::Durable)?;
         drop(lease);
         if !made && !new.options.is_empty() && self.volume_store().get(&name)?.options != new.options {
-            return Err(Error::new(ErrorKind::Conflict, format!("create {name}: conflict: volume exists with other options"))
-                .hint("lighter volume inspect shows them"));
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("create {name}: conflict: volume exists with other options"),
+            )
+            .hint("lighter volume inspect shows them"));
         }
         Ok(name.to_string())
     }

@@ -116,8 +116,7 @@ impl VolumeStore {
         // A name of an earlier process with this id, which was killed.
         remove(&dir, &staging)?;
         let made = build(&dir, &staging, volume, durability).and_then(|()| {
-            let renamed =
-                rustix::fs::renameat_with(&dir, &staging, &dir, volume.name.as_str(), RenameFlags::NOREPLACE);
+            let renamed = rustix::fs::renameat_with(&dir, &staging, &dir, volume.name.as_str(), RenameFlags::NOREPLACE);
             match renamed {
                 Ok(()) => Ok(true),
                 Err(Errno::EXIST) => Ok(false),

@@ -26,6 +26,7 @@ mod streams;
 mod terminals;
 mod transfers;
 mod users;
+mod volumes;
 
 use serde_json::json;
 use testkit::Image;

@@ -103,9 +103,7 @@ fn find(engine: &Engine, name: &str, kind: Kind, size: bool) -> Outcome<Object> 
     }
     match engine.inspect_image(name) {
         Ok(details) => Ok(Object::Image(Box::new(Image::from(&details)))),
-        Err(error)
-            if kind == Kind::Any && matches!(error.kind(), ErrorKind::NoSuchImage | ErrorKind::Invalid) =>
-        {
+        Err(error) if kind == Kind::Any && matches!(error.kind(), ErrorKind::NoSuchImage | ErrorKind::Invalid) => {
             match engine.inspect_volume(name) {
                 Err(error) if error.kind() == ErrorKind::NoSuchVolume => {}
                 found => return Ok(Object::Volume(super::volume::shown(&found?))),
@@ -165,7 +163,7 @@ mod tests {
         for (template, expected) in [
             ("{{.State.ExitCode}} {{.Name}}", "137 /web"),
             ("{{json .Config.Labels}}", "{\"a\":\"b\"}"),
-            ("{{range .Mounts}}{{.Source}}:{{.Destination}}{{end}}", "/a:/b"),
+            ("{{range .Mounts}}{{.Source}}:{{.Destination}}{{end}}", "/a:/b:/data:/w"),
             ("{{index .Config.Labels \"a\"}}", "b"),
             ("{{if .State.OOMKilled}}oom{{end}}", "oom"),
         ] {

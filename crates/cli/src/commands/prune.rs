@@ -110,8 +110,7 @@ pub(crate) fn parse_system(args: &Args) -> Outcome<Job> {
         } else {
             "all dangling images"
         };
-        let volumes =
-            if with_volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
+        let volumes = if with_volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
         let what = format!("This will remove:\n  - all stopped containers\n{volumes}  - {images}\n");
         confirm(force, "system prune", &what)?;
         let engine = app.engine()?;

@@ -38,7 +38,9 @@ pub(crate) fn parse_create(args: &Args) -> Outcome<Job> {
     let named = args.owned("name").unwrap_or_default();
     let word = args.words().next().unwrap_or_default().to_owned();
     if !named.is_empty() && !word.is_empty() {
-        return Err(Failure::usage("conflicting options: cannot specify a volume-name through both --name and as an argument"));
+        return Err(Failure::usage(
+            "conflicting options: cannot specify a volume-name through both --name and as an argument",
+        ));
     }
     let new = NewVolume {
         name: if word.is_empty() { named } else { word },
@@ -125,9 +127,7 @@ pub(crate) fn parse_inspect(args: &Args) -> Outcome<Job> {
     let template = match args.one("format") {
         None | Some("") => None,
         Some("json") => Some(None),
-        Some(text) => {
-            Some(Some(Template::parse(text).map_err(|error| Failure::usage(format!("--format: {error}")))?))
-        }
+        Some(text) => Some(Some(Template::parse(text).map_err(|error| Failure::usage(format!("--format: {error}")))?)),
     };
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
@@ -139,16 +139,17 @@ pub(crate) fn parse_inspect(args: &Args) -> Outcome<Job> {
             }
         }
         match &template {
-            None => output::print(&super::inspect::indented(&found).map_err(|error| {
-                Failure::io("cannot write JSON", std::io::Error::other(error))
-            })?)?,
+            None => output::print(
+                &super::inspect::indented(&found)
+                    .map_err(|error| Failure::io("cannot write JSON", std::io::Error::other(error)))?,
+            )?,
             Some(template) => {
                 for volume in &found {
                     output::line(&match template {
                         None => volume.to_string(),
-                        Some(template) => template
-                            .render(volume)
-                            .map_err(|error| Failure::usage(format!("--format: {error}")))?,
+                        Some(template) => {
+                            template.render(volume).map_err(|error| Failure::usage(format!("--format: {error}")))?
+                        }
                     })?;
                 }
             }

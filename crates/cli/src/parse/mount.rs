@@ -312,7 +312,20 @@ mod tests {
         ] {
             assert_eq!(volume(text, &host()), Ok(expected), "{text}");
         }
-        for bad in ["", ":/a", "a", "name:/b:shared", "/a:/b:ro,rw", "/a:/b:slave,shared", "/a:b", "/a:/b:bogus", "/a:/b:ro:x", ":/b", "/a:", ".hidden:/b"] {
+        for bad in [
+            "",
+            ":/a",
+            "a",
+            "name:/b:shared",
+            "/a:/b:ro,rw",
+            "/a:/b:slave,shared",
+            "/a:b",
+            "/a:/b:bogus",
+            "/a:/b:ro:x",
+            ":/b",
+            "/a:",
+            ".hidden:/b",
+        ] {
             assert!(volume(bad, &host()).is_err(), "{bad}");
         }
         let named = |name: &str, mode: &str, read_only, no_copy| {

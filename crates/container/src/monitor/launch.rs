@@ -4,8 +4,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use oci::runtime::{NamespaceKind, Spec};
-use rustix::fs::{Mode, OFlags};
 use runtime::{Created, ErrorKind, Identity, Launch, Rootfs, Stdio};
+use rustix::fs::{Mode, OFlags};
 
 use super::process::{ChildStdio, Process};
 use crate::error::chain;

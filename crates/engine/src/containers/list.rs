@@ -171,9 +171,7 @@ fn admits(filter: &ContainerFilter, ancestors: &[oci::Digest], summary: &Contain
         && any(&filter.name, &|part| summary.name.contains(part.trim_start_matches('/')))
         && any(&filter.id, &|prefix| summary.id.as_str().starts_with(prefix))
         && any(&filter.status, &|status| word(summary.state) == status)
-        && any(&filter.volume, &|said| {
-            summary.volumes.iter().chain(&summary.mount_points).any(|known| known == said)
-        })
+        && any(&filter.volume, &|said| summary.volumes.iter().chain(&summary.mount_points).any(|known| known == said))
         && filter.label.iter().all(|label| has_label(&summary.labels, label))
         && (filter.exited.is_empty()
             || (matches!(summary.state, State::Exited | State::Dead) && filter.exited.contains(&summary.exit_code)))

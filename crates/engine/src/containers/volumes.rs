@@ -191,11 +191,8 @@ impl Engine {
         for mount in of(config) {
             let name = parse_name(&mount.name)?;
             if self.volume_store().data(&name) == Path::new(&mount.source) {
-                let again = VolumeMount {
-                    name: mount.name.clone(),
-                    anonymous: mount.anonymous,
-                    ..VolumeMount::default()
-                };
+                let again =
+                    VolumeMount { name: mount.name.clone(), anonymous: mount.anonymous, ..VolumeMount::default() };
                 let held = self.make_and_hold(&again, Durability::Durable)?;
                 if let (true, Some(image), false) = (first && mount.subpath.is_empty(), &config.image, mount.no_copy) {
                     self.fill(&name, &mount, image, config.auto_remove && mount.anonymous)?;
@@ -257,7 +254,10 @@ fn check_subpath(subpath: &str) -> Result<()> {
     if path.components().all(inside) && !subpath.contains('\0') && subpath.len() < 4096 {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Invalid, format!("invalid volume-subpath {subpath:?}: it must be a relative path within the volume")))
+    Err(Error::new(
+        ErrorKind::Invalid,
+        format!("invalid volume-subpath {subpath:?}: it must be a relative path within the volume"),
+    ))
 }
 
 #[cfg(test)]
@@ -266,9 +266,15 @@ mod tests {
 
     #[test]
     fn subpaths_stay_inside() {
-        for (subpath, fits) in
-            [("", true), ("a/b", true), ("./a", true), ("/a", false), ("../a", false), ("a/../../b", false), ("a\0", false)]
-        {
+        for (subpath, fits) in [
+            ("", true),
+            ("a/b", true),
+            ("./a", true),
+            ("/a", false),
+            ("../a", false),
+            ("a/../../b", false),
+            ("a\0", false),
+        ] {
             assert_eq!(check_subpath(subpath).is_ok(), fits, "{subpath:?}");
         }
     }

@@ -105,7 +105,10 @@ fn an_empty_volume_gets_the_images_content() {
         assert_eq!(fs::read_link(data.join("link")).unwrap(), Path::new("/etc/passwd"));
         assert_eq!(fs::metadata(data.join("a")).unwrap().ino(), fs::metadata(data.join("sub/b")).unwrap().ino());
         assert_eq!(fs::read(data.join("sub/deep")).unwrap(), b"d");
-        assert!(!store.seed(&name, &layers, Path::new(path), Durability::Volatile).unwrap(), "it is not empty any more");
+        assert!(
+            !store.seed(&name, &layers, Path::new(path), Durability::Volatile).unwrap(),
+            "it is not empty any more"
+        );
         assert_eq!(fs::read_dir(data.parent().unwrap()).unwrap().count(), 3, "record, lock, data");
     }
 }
