@@ -11,6 +11,7 @@ mod hello;
 mod images;
 mod input;
 mod isolation;
+mod labels;
 mod lifecycle;
 mod limits;
 mod mounts;
