@@ -18,12 +18,12 @@ use sys::{Context as _, Errno};
 
 use crate::cgroup::{Cgroup, EntryFds, Host};
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::init::{exit_code, join_keyring};
+use crate::init::exit_code;
 use crate::launch::{Exec, Stdio};
 use crate::link::{self, Answer, Link};
 use crate::plan::{Confinement, namespace_flag, wrong};
 use crate::tuning::{Affinity, Tuning};
-use crate::{mounts, parent, process, resctrl};
+use crate::{lsm, mounts, parent, process, resctrl};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS: i64 = 0x1cd1;
@@ -163,7 +163,7 @@ fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let proc =
         rustix::fs::open("/proc", flags, Mode::empty()).at("open", "/proc").doing(|| "cannot open /proc".to_owned())?;
-    process::set_apparmor(Some(proc.as_fd()), &inside.confinement.apparmor_profile)?;
+    lsm::set_labels(Some(proc.as_fd()), inside.confinement)?;
     sys::process::join(inside.exec.init, namespaces).map_err(|cause| {
         if cause.errno() == Errno::SRCH {
             return Error::system("container not running", cause);
@@ -195,7 +195,7 @@ fn run(inside: &Inside<'_>) -> Result<()> {
     }
     setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
     // The container's, by name; never the keys of whoever runs `exec`.
-    join_keyring(exec.id)?;
+    lsm::join_keyring(exec.id, &confinement.selinux_label)?;
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root =
         rustix::fs::open("/", flags, Mode::empty()).at("open", "/").doing(|| "cannot open the root".to_owned())?;

@@ -1,7 +1,6 @@
 //! The container's first process, from its first instruction to execve. It runs on a copy of the caller's memory,
 //! single-threaded, and says every failure over the link.
 
-use std::ffi::CString;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::setsid;
@@ -17,7 +16,7 @@ use crate::identity::Credentials;
 use crate::launch::{Bundle, Stdio};
 use crate::link::{self, Link};
 use crate::plan::Plan;
-use crate::{gate, hooks, parent, process, reaper, rootfs};
+use crate::{gate, hooks, lsm, parent, process, reaper, rootfs};
 
 /// What the first process inherits.
 pub(crate) struct Inherited<'a> {
@@ -76,7 +75,7 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     }
     setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
     if inherited.bundle.is_none_or(|bundle| bundle.new_keyring) {
-        join_keyring(plan.id)?;
+        lsm::join_keyring(plan.id, &plan.confinement.selinux_label)?;
     }
     if plan.namespaces.contains(Namespaces::NETWORK) {
         sys::net::loopback_up().doing(|| "cannot set the loopback interface up".to_owned())?;
@@ -97,13 +96,17 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
         None => None,
     };
     rootfs::set_sysctls(plan, &own)?;
+    if plan.make_cwd && plan.root_read_only {
+        // Later nothing can be made any more.
+        process::make_directory(&root, plan.process)?;
+    }
     rootfs::protect(plan, &root)?;
     name_host(plan)?;
     let (credentials, environment) = process::identify(&root, plan.process, plan.identity)?;
     process::enter_directory(&root, plan.process, plan.make_cwd)?;
     let found = process::find_command(plan.process, &environment)?;
     plan.tuning.set_on_self()?;
-    process::set_apparmor(own.proc.as_ref().map(AsFd::as_fd), &plan.confinement.apparmor_profile)?;
+    lsm::set_labels(own.proc.as_ref().map(AsFd::as_fd), &plan.confinement)?;
     let (master, slave) = terminal.unzip();
     link.send_ready(master.as_ref())?;
     Ok((Prepared { found, credentials }, slave))
@@ -202,19 +205,6 @@ fn become_root() -> Result<()> {
     set_thread_res_gid(gid, gid, gid).at("setresgid", 0).doing(what)?;
     set_thread_res_uid(uid, uid, uid).at("setresuid", 0).doing(what)?;
     set_thread_groups(&[]).at("setgroups", "").doing(what)
-}
-
-/// A session keyring of its own. Keys are counted per user, so running out of them, or a kernel without keys, must not
-/// keep a container from starting: the keyctl calls are closed to it anyway.
-pub(crate) fn join_keyring(id: &str) -> Result<()> {
-    use sys::Errno;
-    let name = CString::new(format!("_ses.{id}")).unwrap_or_default();
-    match sys::process::new_session_keyring(&name) {
-        Err(cause) if !matches!(cause.errno(), Errno::DQUOT | Errno::NOSYS | Errno::PERM | Errno::ACCESS) => {
-            Err(Error::system("cannot make a session keyring", cause))
-        }
-        _ => Ok(()),
-    }
 }
 
 fn open_terminal(root: &OwnedFd, own: &rootfs::Own, size: Option<(u16, u16)>) -> Result<(OwnedFd, OwnedFd)> {

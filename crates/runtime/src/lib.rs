@@ -36,6 +36,7 @@ mod gate;
 mod identity;
 mod init;
 mod link;
+mod lsm;
 mod mounts;
 mod overlay;
 mod parent;

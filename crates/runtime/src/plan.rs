@@ -11,6 +11,7 @@ use sys::process::Namespaces;
 use crate::capability::{Capabilities, CapabilitySet};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::{Identity, Launch, Stdio};
+use crate::lsm;
 use crate::mounts::MountPlan;
 use crate::seccomp::Program;
 use crate::tuning::{Affinity, Tuning};
@@ -46,6 +47,7 @@ pub(crate) struct Confinement {
     pub(crate) no_new_privileges: bool,
     pub(crate) seccomp: Option<Program>,
     pub(crate) apparmor_profile: String,
+    pub(crate) selinux_label: String,
 }
 
 fn no_linux() -> &'static Linux {
@@ -65,7 +67,7 @@ impl<'a> Plan<'a> {
         let process = spec.process.as_ref().ok_or_else(|| wrong("process", "is missing"))?;
         check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
-        refuse_unsupported(linux, process)?;
+        refuse_unsupported(linux)?;
         Affinity::new(process.exec_cpu_affinity.as_ref())?;
         let (mut namespaces, joins) = plan_namespaces(linux)?;
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
@@ -119,6 +121,7 @@ impl<'a> Plan<'a> {
 
 impl Confinement {
     pub(crate) fn new(process: &Process, linux: &Linux, cache: Option<&Path>) -> Result<Self> {
+        lsm::check(process)?;
         // Unknown names are a warning by the specification; what the kernel does not know cannot be held.
         let (capabilities, _unknown) = process.capabilities.as_ref().map(Capabilities::from_oci).unwrap_or_default();
         let kernel_capabilities =
@@ -133,6 +136,7 @@ impl Confinement {
             no_new_privileges: process.no_new_privileges,
             seccomp,
             apparmor_profile: process.apparmor_profile.clone(),
+            selinux_label: process.selinux_label.clone(),
         })
     }
 }
@@ -184,12 +188,11 @@ fn check_process(process: &Process, terminal: bool) -> Result<()> {
 }
 
 /// What is not done yet is refused, never ignored.
-fn refuse_unsupported(linux: &Linux, process: &Process) -> Result<()> {
+fn refuse_unsupported(linux: &Linux) -> Result<()> {
     let unsupported = [
         ("linux.netDevices", !linux.net_devices.is_empty()),
         ("linux.timeOffsets", !linux.time_offsets.is_empty()),
         ("linux.mountLabel", !linux.mount_label.is_empty()),
-        ("process.selinuxLabel", !process.selinux_label.is_empty()),
         ("linux.seccomp.listenerPath", linux.seccomp.as_ref().is_some_and(|s| !s.listener_path.as_os_str().is_empty())),
     ];
     match unsupported.iter().find(|(_, present)| *present) {

@@ -68,6 +68,12 @@ pub(crate) fn enter_directory(root: impl AsFd, process: &Process, make: bool) ->
     Ok(())
 }
 
+/// Makes the working directory when it is missing.
+pub(crate) fn make_directory(root: impl AsFd, process: &Process) -> Result<()> {
+    let what = || format!("cannot make the working directory {}", process.cwd.display());
+    sys::fs::make_dirs_in_root(root, &process.cwd, 0o755).doing(what).map(drop)
+}
+
 /// Finds the command; the working directory is entered and the root is the container's.
 pub(crate) fn find_command(process: &Process, environment: &[String]) -> Result<Found> {
     command::find(&process.args, environment)
@@ -141,20 +147,6 @@ fn become_user(who: &Credentials) -> Result<()> {
         .map_err(unmapped("one of the supplementary groups".to_owned()))?;
     set_thread_res_gid(gid, gid, gid).at("setresgid", who.gid).map_err(unmapped(format!("gid {}", who.gid)))?;
     set_thread_res_uid(uid, uid, uid).at("setresuid", who.uid).map_err(unmapped(format!("uid {}", who.uid)))
-}
-
-/// Has execve put the process under its AppArmor profile, through the private `/proc` of the set-up.
-pub(crate) fn set_apparmor(proc: Option<BorrowedFd<'_>>, profile: &str) -> Result<()> {
-    if profile.is_empty() {
-        return Ok(());
-    }
-    let what = || format!("cannot apply the AppArmor profile {profile:?}");
-    let Some(proc) = proc else {
-        return Err(wrong("process.apparmorProfile", "needs a /proc in the container"));
-    };
-    let open = |path: &str| sys::fs::open_beneath_proc(proc, path, OFlags::WRONLY);
-    let file = open("thread-self/attr/apparmor/exec").or_else(|_| open("thread-self/attr/exec")).doing(what)?;
-    sys::fs::write_all(file, format!("exec {profile}").as_bytes(), "attr/exec").doing(what)
 }
 
 /// Makes the terminal the process's own: session, controlling terminal, the three streams.

@@ -456,15 +456,16 @@ fn set_fs_id(call: libc::c_long, id: u32) -> u32 {
     before as u32
 }
 
-/// Gives the process a session keyring of its own named `name`, so that it does not hold the caller's keys
-/// (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
+/// Gives the process a session keyring of its own, named `name` or without a name, so that it does not hold the caller's
+/// keys (keyctl(2), `KEYCTL_JOIN_SESSION_KEYRING`).
 ///
 /// # Errors
-/// `EDQUOT` when the user has too many keys, `ENOSYS` without key support.
-pub fn new_session_keyring(name: &CStr) -> Result<()> {
-    // SAFETY: the name is NUL-terminated and only read.
-    let status = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) };
-    if status >= 0 { Ok(()) } else { Err(last("keyctl", name.to_string_lossy())) }
+/// `EDQUOT` when the user has too many keys, `EACCES` when the name is somebody else's, `ENOSYS` without key support.
+pub fn new_session_keyring(name: Option<&CStr>) -> Result<()> {
+    let pointer = name.map_or(std::ptr::null(), CStr::as_ptr);
+    // SAFETY: the name is NUL-terminated and only read; null stands for none.
+    let status = unsafe { libc::syscall(libc::SYS_keyctl, libc::KEYCTL_JOIN_SESSION_KEYRING, pointer) };
+    if status >= 0 { Ok(()) } else { Err(last("keyctl", name.unwrap_or_default().to_string_lossy())) }
 }
 
 fn last(call: &'static str, object: impl std::fmt::Display) -> Error {

@@ -6,6 +6,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 use testkit::Host;
 use testkit::process::{DEADLINE, Output, tool};
+use testkit::terminal::Terminal;
 
 /// A bundle whose process is a shell with `script`, its configuration changed by `change`.
 fn bundle(host: &Host, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
@@ -129,6 +130,119 @@ fn an_exec_runs_on_the_processors_it_is_given() {
     write(&dir, "process.json", &process);
     let file = text(&dir.join("process.json"));
     assert_eq!(runtime(&host, &["exec", "--process", &file, &id]).ok().out(), "Cpus_allowed_list:\t0");
+    runtime(&host, &["delete", "--force", &id]).ok();
+    host.assert_clean();
+}
+
+#[test]
+fn a_missing_directory_is_made_on_a_read_only_root() {
+    let host = Host::new();
+    let dir = bundle(&host, "b", "pwd; touch here 2>&1", |config| {
+        config["process"]["cwd"] = json!("/made/for/it");
+        config["root"]["readonly"] = json!(true);
+    });
+    let output = run(&host, &dir, &unique("cwd"));
+    assert_eq!(output.exits(1).out(), "/made/for/it\ntouch: here: Read-only file system");
+    host.assert_clean();
+}
+
+#[test]
+fn a_label_nobody_enforces_is_refused() {
+    let host = Host::new();
+    let enforced = |path: &str| std::fs::read_to_string(path).is_ok();
+    let cases = [
+        ("selinuxLabel", "system_u:system_r:container_t:s0", "/sys/fs/selinux/enforce"),
+        ("apparmorProfile", "unconfined", "/sys/module/apparmor/parameters/enabled"),
+    ];
+    for (field, value, sign) in cases.iter().filter(|case| !enforced(case.2)) {
+        let dir = bundle(&host, field, "true", |config| config["process"][field] = json!(value));
+        let output = run(&host, &dir, &unique("label"));
+        assert_eq!(output.status, 1, "{output}");
+        assert!(output.err().contains(field) && output.err().contains("not enabled"), "{output} without {sign}");
+    }
+    let dir = bundle(&host, "plain", "exec sleep 1000", |_| {});
+    let id = unique("label");
+    detached(&host, &dir, &id);
+    for (flag, field, sign) in [("--process-label", cases[0].0, cases[0].2), ("--apparmor", cases[1].0, cases[1].2)] {
+        if !enforced(sign) {
+            let output = runtime(&host, &["exec", flag, "x", &id, "true"]);
+            assert!(output.exits(255).err().contains(field), "{output}");
+        }
+    }
+    let status = runtime(&host, &["exec", "--no-new-privs", &id, "grep", "NoNewPrivs", "/proc/self/status"]);
+    assert_eq!(status.ok().out(), "NoNewPrivs:\t1");
+    let groups = runtime(&host, &["exec", "-u", "5:6", "-g", "7", "-g", "8", &id, "id", "-G"]);
+    assert_eq!(groups.ok().out(), "6 7 8");
+    runtime(&host, &["delete", "--force", &id]).ok();
+    host.assert_clean();
+}
+
+#[test]
+fn only_descriptors_of_the_caller_are_handed_on() {
+    let host = Host::new();
+    let id = unique("fds");
+    let dir = bundle(&host, "b", "echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; ls /proc/self/fd | wc -l", |_| {});
+    let shell = |line: &str| {
+        let inner = host.runtime(&["run", "--bundle", &text(&dir), &id]);
+        let words =
+            [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| format!("'{}'", word.display()));
+        let words: Vec<String> = words.collect();
+        let mut outer = std::process::Command::new("sh");
+        outer.args(["-c", &line.replace("RUN", &words.join(" "))]);
+        outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        host.finish(outer, None, DEADLINE)
+    };
+    let output = shell("exec 3</dev/null; LISTEN_FDS=1 LISTEN_FDNAMES=web RUN");
+    // The three streams, the one handed on, and ls's own.
+    assert_eq!(output.ok().out(), "1 1 web\n5");
+    let output = shell("exec 3<&-; LISTEN_FDS=1 RUN");
+    assert!(output.exits(1).err().contains("descriptor 3"), "{output}");
+    detached(&host, &bundle(&host, "long", "exec sleep 1000", |_| {}), &id);
+    let output = runtime(&host, &["exec", "--preserve-fds", "200", &id, "true"]);
+    assert!(output.exits(255).err().contains("descriptor"), "{output}");
+    runtime(&host, &["delete", "--force", &id]).ok();
+    host.assert_clean();
+}
+
+#[test]
+fn what_was_got_over_is_in_the_log() {
+    let host = Host::new();
+    let dir = bundle(&host, "b", "true", |config| {
+        config["process"]["capabilities"]["bounding"] = json!(["CAP_KILL", "CAP_SYS_ADMIN", "CAP_FLY"]);
+        config["hooks"] = json!({"poststop": [{"path": "/bin/false"}]});
+    });
+    let log = text(&dir.join("log"));
+    let bundle = text(&dir);
+    let output =
+        runtime(&host, &["--log", &log, "--log-format", "json", "run", "--bundle", &bundle, &unique("warning")]);
+    output.ok();
+    let lines = std::fs::read_to_string(&log).expect("a log");
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert!(lines.iter().all(|line| line["level"] == "warning"), "{lines:?}");
+    let messages: Vec<&str> = lines.iter().map(|line| line["msg"].as_str().expect("text")).collect();
+    assert!(messages[0].contains("CAP_FLY") && messages[1].contains("poststop hook /bin/false"), "{messages:?}");
+    host.assert_clean();
+}
+
+#[test]
+fn a_terminal_is_relayed_in_the_foreground() {
+    let host = Host::new();
+    let id = unique("terminal");
+    let dir = bundle(&host, "b", "stty size; tty; read word; echo got $word; exit 6", |config| {
+        config["process"]["terminal"] = json!(true);
+    });
+    let mut terminal = Terminal::start(&host.runtime(&["run", "--bundle", &text(&dir), &id]));
+    terminal.expect("24 80");
+    terminal.expect("/dev/");
+    terminal.send(b"wo''rd\n");
+    terminal.expect("got wo''rd");
+    assert_eq!(terminal.finish(), 6);
+    assert!(terminal.echoes(), "the terminal is given back as it was");
+    detached(&host, &bundle(&host, "long", "exec sleep 1000", |_| {}), &id);
+    let mut terminal = Terminal::start(&host.runtime(&["exec", "--tty", &id, "sh", "-c", "stty size; tty; exit 8"]));
+    terminal.expect("24 80");
+    terminal.expect("/dev/pts/0");
+    assert_eq!(terminal.finish(), 8);
     runtime(&host, &["delete", "--force", &id]).ok();
     host.assert_clean();
 }

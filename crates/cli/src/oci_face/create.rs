@@ -11,7 +11,7 @@ use sys::Context as _;
 use sys::fs::Lock;
 
 use super::arguments::Flags;
-use super::failure::Failure;
+use super::failure::{self, Failure};
 use super::store::{Container, LONGEST_CONFIG, ProcessId, RECORD_VERSION, Record, Store, write_file};
 use super::{console, remove};
 
@@ -37,12 +37,13 @@ pub(super) struct Made {
 
 /// `create`.
 pub(super) fn create(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
+    check_preserved(flags, listening()?)?;
     make(global, flags, Start::Later)?;
     Ok(0)
 }
 
 /// Makes the container that the flags describe, up to and including its start where that is asked for. A failure leaves
-/// nothing.
+/// nothing. The caller has checked the descriptors to be handed on, by [`check_preserved`].
 pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, Failure> {
     if flags.is("no-pivot") {
         return Err(Failure::new("--no-pivot is not supported: the root is always changed by pivot_root"));
@@ -51,10 +52,10 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
     let (bytes, mut spec) = read_config(&config)?;
     seal_if_needed(&spec)?;
-    // First of all, so that none of the numbers is one of our own.
-    let listening = pass_listening(&mut spec);
+    let listening = pass_listening(&mut spec)?;
     let preserve = preserved(flags, listening)?;
     let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
+    warn_of_unknown(global, process);
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
     let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
     let rootfs = bundle.join(&root.path);
@@ -124,8 +125,17 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
         Ok(()) => Ok(Made { container, lock, record, spec, created }),
         Err(failure) => {
             created.abandon();
-            let _ = remove::take_down(container, lock, &record, Some(&spec));
+            let _ = remove::take_down(global, container, lock, &record, Some(&spec));
             Err(failure)
+        }
+    }
+}
+
+/// Capabilities that nobody knows are passed over with a warning (`config.md`, "Linux Process").
+fn warn_of_unknown(global: &Flags, process: &Process) {
+    if let Some(sets) = &process.capabilities {
+        for unknown in runtime::capability::Capabilities::from_oci(sets).1 {
+            failure::warn(global, &format!("process.capabilities: {unknown}"));
         }
     }
 }
@@ -194,14 +204,38 @@ pub(super) fn seal_if_needed(spec: &Spec) -> Result<(), Failure> {
     Ok(sys::sealed::execute_again()?)
 }
 
-/// Hands on that the first process is the one whom `LISTEN_FDS` is meant for (sd_listen_fds(3)); gives their number.
-fn pass_listening(spec: &mut Spec) -> u16 {
-    let count = std::env::var("LISTEN_FDS").ok().and_then(|text| text.parse::<u16>().ok()).unwrap_or(0);
+/// How many sockets the caller was handed for its service (`LISTEN_FDS`, sd_listen_fds(3)).
+pub(super) fn listening() -> Result<u16, Failure> {
+    match std::env::var("LISTEN_FDS").ok().filter(|text| !text.is_empty()) {
+        None => Ok(0),
+        Some(text) => text.parse().map_err(|_| Failure::new(format!("LISTEN_FDS={text}: is not a valid number"))),
+    }
+}
+
+/// Hands on that the first process is the one whom `LISTEN_FDS` is meant for, and the sockets' names; gives their number.
+fn pass_listening(spec: &mut Spec) -> Result<u16, Failure> {
+    let count = listening()?;
     if let (Some(process), 1..) = (&mut spec.process, count) {
+        process.env.retain(|variable| !variable.starts_with("LISTEN_"));
         process.env.push(format!("LISTEN_FDS={count}"));
         process.env.push("LISTEN_PID=1".to_owned());
+        if let Ok(names) = std::env::var("LISTEN_FDNAMES") {
+            process.env.push(format!("LISTEN_FDNAMES={names}"));
+        }
     }
-    count
+    Ok(count)
+}
+
+/// Checks that the descriptors to be handed on are there. To be called before any file is opened: one that is missing
+/// would be one of our own by the time it is taken, and the container would get that.
+pub(super) fn check_preserved(flags: &Flags, first: u16) -> Result<(), Failure> {
+    let count = flags.number::<u16>("preserve-fds")?.unwrap_or(0).saturating_add(first);
+    for number in 3..3 + i32::from(count) {
+        if std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
+            return Err(Failure::new(format!("cannot hand on descriptor {number}: it is not open")));
+        }
+    }
+    Ok(())
 }
 
 /// The descriptors that are handed on: 3 and the following, `first` of them before those of `--preserve-fds`.

@@ -18,6 +18,7 @@ pub(super) fn exec(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
 }
 
 fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
+    create::check_preserved(flags, 0)?;
     let store = Store::new(global);
     let container = store.open(flags.id())?;
     let record = container.whole_record()?;
@@ -113,8 +114,8 @@ fn adjust(process: &mut Process, flags: &Flags) -> Result<(), Failure> {
     if let Some(profile) = flags.get("apparmor") {
         process.apparmor_profile = profile.to_owned();
     }
-    if flags.get("process-label").is_some_and(|label| !label.is_empty()) {
-        return Err(Failure::new("--process-label: SELinux labels are not supported yet"));
+    if let Some(label) = flags.get("process-label") {
+        process.selinux_label = label.to_owned();
     }
     if let Some(user) = flags.get("user") {
         let (uid, gid) = user.split_once(':').map_or((user, None), |(uid, gid)| (uid, Some(gid)));
@@ -161,12 +162,13 @@ mod tests {
     #[test]
     fn flags_change_the_containers_process() {
         let process =
-            adjusted("exec -e A=1 -e B=2 -u 5:6 -g 7 --cap CAP_KILL --cwd /x --no-new-privs c1 ls -l").expect("ok");
+            adjusted("exec -e A=1 -e B=2 -u 5:6 -g 7 --cap CAP_KILL --cwd /x --no-new-privs --process-label l --apparmor a c1 ls -l").expect("ok");
         assert_eq!(process.env, ["PATH=/bin", "A=1", "B=2"]);
         assert_eq!((process.user.uid, process.user.gid), (5, 6));
         assert_eq!(process.user.additional_gids, [7]);
         assert_eq!(process.args, ["ls", "-l"]);
         assert_eq!(process.cwd, Path::new("/x"));
+        assert_eq!((process.selinux_label.as_str(), process.apparmor_profile.as_str()), ("l", "a"));
         assert!(process.no_new_privileges && !process.terminal);
         assert_eq!(process.capabilities.expect("some").bounding, ["CAP_KILL"]);
         assert!(adjusted("exec -t c1 ls").expect("ok").terminal);
@@ -174,13 +176,7 @@ mod tests {
 
     #[test]
     fn mistakes_are_said() {
-        for line in [
-            "exec c1",
-            "exec -u root c1 ls",
-            "exec -u 1:x c1 ls",
-            "exec --process-label l c1 ls",
-            "exec --cap CAP_X c1 ls",
-        ] {
+        for line in ["exec c1", "exec -u root c1 ls", "exec -u 1:x c1 ls", "exec --cap CAP_X c1 ls"] {
             assert!(adjusted(line).is_err(), "{line}");
         }
     }

@@ -35,27 +35,34 @@ impl Failure {
         let mut stderr = std::io::stderr().lock();
         // Standard error is the last resort: a failure to write there has nowhere to go.
         let _ = writeln!(stderr, "lighter-runtime: {}", self.sentence);
-        if let Some(path) = global.get("log").filter(|path| !path.is_empty())
-            && let Err(error) = append(Path::new(path), &line(global.get("log-format"), &self.sentence))
-        {
-            let _ = writeln!(stderr, "lighter-runtime: cannot write the log {path}: {error}");
-        }
+        log(global, "error", &self.sentence, &mut stderr);
     }
 }
 
-/// Says what went wrong and was got over.
-pub(super) fn warn(sentence: &str) {
+/// Says what went wrong and was got over: on standard error, and in the log.
+pub(super) fn warn(global: &Flags, sentence: &str) {
+    let mut stderr = std::io::stderr().lock();
     // As for failures: standard error is the last resort.
-    let _ = writeln!(std::io::stderr().lock(), "lighter-runtime: warning: {sentence}");
+    let _ = writeln!(stderr, "lighter-runtime: warning: {sentence}");
+    log(global, "warning", sentence, &mut stderr);
+}
+
+/// Appends to the log that the caller named. A log that cannot be written is said on standard error.
+fn log(global: &Flags, level: &str, sentence: &str, stderr: &mut impl std::io::Write) {
+    if let Some(path) = global.get("log").filter(|path| !path.is_empty())
+        && let Err(error) = append(Path::new(path), &line(global.get("log-format"), level, sentence))
+    {
+        let _ = writeln!(stderr, "lighter-runtime: cannot write the log {path}: {error}");
+    }
 }
 
 /// One line of the log: as logrus writes JSON and text, which containerd, Docker and Podman read back.
-fn line(format: Option<&str>, sentence: &str) -> String {
+fn line(format: Option<&str>, level: &str, sentence: &str) -> String {
     let time = jiff::Timestamp::now().to_string();
     if format == Some("json") {
-        format!("{}\n", serde_json::json!({"level": "error", "msg": sentence, "time": time}))
+        format!("{}\n", serde_json::json!({"level": level, "msg": sentence, "time": time}))
     } else {
-        format!("time={time:?} level=error msg={sentence:?}\n")
+        format!("time={time:?} level={level} msg={sentence:?}\n")
     }
 }
 
@@ -108,10 +115,10 @@ mod tests {
 
     #[test]
     fn log_lines_are_what_callers_parse() {
-        let json: serde_json::Value = serde_json::from_str(&line(Some("json"), "a \"b\"")).expect("JSON");
+        let json: serde_json::Value = serde_json::from_str(&line(Some("json"), "error", "a \"b\"")).expect("JSON");
         assert_eq!((&json["level"], &json["msg"]), (&"error".into(), &"a \"b\"".into()));
         assert!(json["time"].as_str().expect("text").ends_with('Z'));
-        assert!(line(None, "a \"b\"").ends_with("level=error msg=\"a \\\"b\\\"\"\n"));
+        assert!(line(None, "error", "a \"b\"").ends_with("level=error msg=\"a \\\"b\\\"\"\n"));
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(super) fn delete(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     kill(&container, &record)?;
     // Its hooks are all that the configuration is still needed for; a damaged one must not keep the container.
     let spec = container.spec().ok();
-    take_down(container, lock, &record, spec.as_ref())?;
+    take_down(global, container, lock, &record, spec.as_ref())?;
     Ok(0)
 }
 
@@ -67,7 +67,13 @@ pub(super) fn kill(container: &Container, record: &Record) -> Result<(), Failure
 
 /// Removes a container whose first process has ended: what is left in its group, the group, the directory; then the
 /// poststop hooks, whose failure is none of the container's. Goes on past failures; gives the first.
-pub(super) fn take_down(container: Container, lock: Lock, record: &Record, spec: Option<&Spec>) -> Result<(), Failure> {
+pub(super) fn take_down(
+    global: &Flags,
+    container: Container,
+    lock: Lock,
+    record: &Record,
+    spec: Option<&Spec>,
+) -> Result<(), Failure> {
     let grouped = group(record).and_then(|group| match group {
         Some(group) => {
             let killed = group.kill_all(PATIENCE).map_err(Failure::from);
@@ -85,7 +91,7 @@ pub(super) fn take_down(container: Container, lock: Lock, record: &Record, spec:
             let state = start::hook_state(record, "stopped");
             // "The runtime MUST log a warning, but continue" (runtime.md, "Lifecycle").
             if let Err(error) = runtime::hooks::run("poststop", std::slice::from_ref(hook), &state, &[]) {
-                failure::warn(&Failure::from(error).to_string());
+                failure::warn(global, &Failure::from(error).to_string());
             }
         }
     }

@@ -14,12 +14,13 @@ use super::{remove, start};
 
 /// `run`.
 pub(super) fn run(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
+    create::check_preserved(flags, create::listening()?)?;
     if flags.is("detach") {
         let Made { container, lock, record, spec, .. } = create::make(global, flags, Start::Detached)?;
         let hooked = start::poststart(&container, &record, &spec);
         if hooked.is_err() {
             // The hook's failure is the one to report; what stays is there to be deleted.
-            let _ = remove::take_down(container, lock, &record, Some(&spec));
+            let _ = remove::take_down(global, container, lock, &record, Some(&spec));
         }
         return hooked.map(|()| 0);
     }
@@ -36,7 +37,7 @@ pub(super) fn run(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     }
     // Somebody's `delete --force` may have been faster.
     let removed = match container.lock() {
-        Ok(lock) => remove::take_down(container, lock, &record, Some(&spec)),
+        Ok(lock) => remove::take_down(global, container, lock, &record, Some(&spec)),
         Err(_) => Ok(()),
     };
     let code = ended?;

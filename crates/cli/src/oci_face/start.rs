@@ -41,7 +41,7 @@ pub(super) fn start(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let hooked = poststart(&container, &record, &spec);
     if hooked.is_err() {
         // The hook's failure is the one to report; what stays is there to be deleted.
-        let _ = remove::take_down(container, lock, &record, Some(&spec));
+        let _ = remove::take_down(global, container, lock, &record, Some(&spec));
     }
     hooked.map(|()| 0)
 }
