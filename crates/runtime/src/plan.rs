@@ -130,6 +130,13 @@ impl Confinement {
             Some(profile) => Some(program(profile, cache)?),
             None => None,
         };
+        if let (Some(profile), true) = (&linux.seccomp, seccomp.as_ref().is_some_and(Program::notifies)) {
+            // Without an agent the kernel answers such calls with ENOSYS.
+            if profile.listener_path.as_os_str().is_empty() {
+                return Err(wrong("linux.seccomp.listenerPath", "is empty, and SCMP_ACT_NOTIFY needs an agent"));
+            }
+            return Err(Error::new(ErrorKind::Unsupported, "linux.seccomp: SCMP_ACT_NOTIFY is not supported yet"));
+        }
         Ok(Self {
             capabilities,
             kernel_capabilities,
@@ -193,7 +200,6 @@ fn refuse_unsupported(linux: &Linux) -> Result<()> {
         ("linux.netDevices", !linux.net_devices.is_empty()),
         ("linux.timeOffsets", !linux.time_offsets.is_empty()),
         ("linux.mountLabel", !linux.mount_label.is_empty()),
-        ("linux.seccomp.listenerPath", linux.seccomp.as_ref().is_some_and(|s| !s.listener_path.as_os_str().is_empty())),
     ];
     match unsupported.iter().find(|(_, present)| *present) {
         Some((field, _)) => Err(Error::new(ErrorKind::Unsupported, format!("{field} is not supported yet"))),

@@ -92,6 +92,13 @@ fn mistakes_are_named_before_anything_is_made() {
         ("linux", json!({"memoryPolicy": {"mode": "MPOL_BIND", "nodes": "99999"}}), "linux.memoryPolicy.nodes"),
         ("linux", json!({"personality": {"domain": "BSD"}}), "linux.personality.domain"),
         ("linux", json!({"intelRdt": {"closID": "a/b"}}), "linux.intelRdt.closID"),
+        (
+            "linux",
+            json!({"seccomp": {
+                "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_NOTIFY"}],
+            }}),
+            "linux.seccomp.listenerPath",
+        ),
         ("process", json!({"scheduler": {"policy": "SCHED_FIFO"}}), "process.scheduler.priority"),
         ("process", json!({"ioPriority": {"class": "X"}}), "process.ioPriority.class"),
         ("process", json!({"execCPUAffinity": {"final": "x"}}), "process.execCPUAffinity.final"),

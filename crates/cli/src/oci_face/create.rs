@@ -255,6 +255,11 @@ pub(super) fn stdio(process: &Process, socket: Option<&str>, leaves: bool) -> Re
         (false, Some(_)) => Err(Failure::new("--console-socket is given, but process.terminal is false")),
         (false, None) => Ok(Stdio::Inherit),
         (true, None) if leaves => Err(Failure::new("process.terminal is true, so --console-socket has to be given")),
-        (true, _) => Ok(Stdio::Terminal { size: process.console_size.as_ref().map(|size| (size.height, size.width)) }),
+        (true, socket) => {
+            let configured = process.console_size.as_ref().map(|size| (size.height, size.width));
+            // A terminal that is relayed has the size of ours from its first moment on.
+            let ours = || if socket.is_none() { sys::pty::size(rustix::stdio::stdin()).ok() } else { None };
+            Ok(Stdio::Terminal { size: configured.or_else(ours) })
+        }
     }
 }
