@@ -45,12 +45,12 @@ pub struct State<'a> {
 }
 
 /// Runs `hooks`, called `name` in the configuration, one after the other; stops at the first that fails. A hook without
-/// an environment of its own gets `environment`.
+/// an environment of its own gets `environment`, and without that one the caller's, as runc and crun have it.
 ///
 /// # Errors
 /// [`ErrorKind::System`] with the hook's path and its standard error when it exits with another code than 0 or takes
 /// longer than its timeout (it is killed then).
-pub fn run(name: &str, hooks: &[Hook], state: &State<'_>, environment: &[String]) -> Result<()> {
+pub fn run(name: &str, hooks: &[Hook], state: &State<'_>, environment: Option<&[String]>) -> Result<()> {
     if hooks.is_empty() {
         return Ok(());
     }
@@ -91,7 +91,7 @@ pub(crate) fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: &[String]) -> Result<()> {
+fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: Option<&[String]>) -> Result<()> {
     let failed = |why: String| Error::new(ErrorKind::System, format!("{name} hook {}: {why}", hook.path.display()));
     let what = || format!("cannot run the {name} hook {}", hook.path.display());
     let words = memory_file("hook-stderr").doing(what)?;
@@ -100,8 +100,9 @@ fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: &[String]) -> R
     if let Some((zeroth, rest)) = hook.args.split_first() {
         command.arg0(zeroth).args(rest);
     }
-    let environment = if hook.env.is_empty() { environment } else { &hook.env };
-    command.env_clear().envs(environment.iter().filter_map(|variable| variable.split_once('=')));
+    if let Some(environment) = if hook.env.is_empty() { environment } else { Some(&hook.env[..]) } {
+        command.env_clear().envs(environment.iter().filter_map(|variable| variable.split_once('=')));
+    }
     // Standard output is often the container's own by now, so it is not the hook's to write to.
     command.stdin(Stdio::from(input)).stdout(Stdio::null()).stderr(Stdio::from(stderr));
     let mut child = command.spawn().at("execve", hook.path.display()).doing(what)?;
@@ -120,7 +121,15 @@ fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: &[String]) -> R
     if status.success() {
         return Ok(());
     }
-    Err(failed(format!("{status}{}", said(words))))
+    let path = hook.path.display();
+    let said = said(words);
+    Err(Error::new(
+        ErrorKind::System,
+        match status.code() {
+            Some(code) => format!("{name} hook failed with exit code {code}: {path}{said}"),
+            None => format!("{name} hook failed: {path}: {status}{said}"),
+        },
+    ))
 }
 
 /// What a hook wrote to its standard error, for the end of a sentence.
@@ -159,12 +168,12 @@ mod tests {
             bundle: Path::new("/b"),
             annotations: &annotations,
         };
-        let run = |script: &str, timeout| run("prestart", &[shell(script, timeout)], &state, &[]);
+        let run = |script: &str, timeout| run("prestart", &[shell(script, timeout)], &state, None);
         let script = r#"read -r s; case $s in *'"id":"c1","status":"creating","pid":7,"bundle":"/b"'*) test $WORD = yes;;
                         *) exit 9;; esac"#;
         run(script, Some(30)).expect("succeeds");
         let error = run("echo because >&2; exit 3", None).expect_err("fails").to_string();
-        assert!(error.contains("prestart hook /bin/sh") && error.contains("because") && error.contains('3'), "{error}");
+        assert!(error.contains("exit code 3: /bin/sh: because"), "{error}");
         let error = run("sleep 20", Some(1)).expect_err("is late").to_string();
         assert!(error.contains("longer than 1 s"), "{error}");
     }

@@ -66,6 +66,11 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
         sys::process::join(file, *flag).doing(|| "cannot join a namespace".to_owned())?;
     }
     link.await_mapped()?;
+    // Root of a user namespace of its own may not find its way there.
+    let stage = match inherited.bundle {
+        Some(bundle) if parent::has_create_hooks(plan) => Some(rootfs::Stage::open(plan, bundle)?),
+        _ => None,
+    };
     if plan.has_user_namespace() {
         become_root()?;
     }
@@ -83,13 +88,16 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     sys::mount::propagate_all("/", Propagation::Slave).doing(|| "cannot detach from the host's mounts".to_owned())?;
     let mut own = rootfs::make_own(plan)?;
     let callers = link.await_mounts(parent::patience(plan))?;
-    if let (Some(bundle), Some(hooks)) = (inherited.bundle, &plan.spec.hooks)
-        && !hooks.create_container.is_empty()
-    {
-        let state = parent::hook_state(plan, bundle, "creating", host_pid());
-        hooks::run("createContainer", &hooks.create_container, &state, &[])?;
-    }
-    let root = rootfs::assemble(plan, &mut own, callers, inherited.cgroup_names)?;
+    let root = rootfs::assemble(plan, &mut own, callers, inherited.cgroup_names, stage.as_ref(), || {
+        link.await_hooks(parent::patience(plan))?;
+        match (inherited.bundle, &plan.spec.hooks) {
+            (Some(bundle), Some(hooks)) if !hooks.create_container.is_empty() => {
+                let state = parent::hook_state(plan, bundle, "creating", host_pid());
+                hooks::run("createContainer", &hooks.create_container, &state, None)
+            }
+            _ => Ok(()),
+        }
+    })?;
 
     let terminal = match plan.terminal {
         Some(size) => Some(open_terminal(&root, &own, size)?),
@@ -140,7 +148,7 @@ fn run_start_hooks(inherited: &Inherited<'_>) -> Result<()> {
     let (Some(bundle), Some(hooks)) = (inherited.bundle, &plan.spec.hooks) else { return Ok(()) };
     let own = rustix::process::getpid().as_raw_nonzero().get().unsigned_abs();
     let state = parent::hook_state(plan, bundle, "created", own);
-    hooks::run("startContainer", &hooks.start_container, &state, &plan.process.env)
+    hooks::run("startContainer", &hooks.start_container, &state, Some(&plan.process.env))
 }
 
 fn streams<'a>(inherited: &'a Inherited<'_>, slave: Option<&'a OwnedFd>) -> Result<Option<[BorrowedFd<'a>; 3]>> {

@@ -31,12 +31,15 @@ pub mod seccomp;
 pub mod systemd;
 
 mod command;
+mod copy_up;
+mod devices;
 mod exec;
 mod gate;
 mod identity;
 mod init;
 mod link;
 mod lsm;
+mod mount_plan;
 mod mounts;
 mod overlay;
 mod parent;

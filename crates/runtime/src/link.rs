@@ -25,6 +25,8 @@ const RELEASE: u8 = b'g';
 const START: u8 = b's';
 const PROCESS: u8 = b'p';
 const FAILED: u8 = b'f';
+const ATTACHED: u8 = b'a';
+const HOOKED: u8 = b'h';
 
 /// What the first process says.
 #[derive(Debug)]
@@ -75,6 +77,22 @@ impl Link {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits until the mounts are in place, before the root is changed.
+    pub(crate) fn await_attached(&self, patience: Duration) -> Result<()> {
+        let mut buffer = [0; LONGEST];
+        let (length, _) = self.receive(&mut buffer, patience)?;
+        match buffer[..length].split_first() {
+            None => Err(ended()),
+            Some((&ATTACHED, _)) => Ok(()),
+            Some((&FAILED, rest)) => Err(decode(rest)),
+            Some((&tag, _)) => Err(out_of_step(tag)),
+        }
+    }
+
+    pub(crate) fn send_hooked(&self) -> Result<()> {
+        self.send(&[HOOKED], &[])
     }
 
     pub(crate) fn send_release(&self) -> Result<()> {
@@ -139,6 +157,12 @@ impl Link {
         }
     }
 
+    /// Says that the mounts are in place, and waits for the caller's hooks.
+    pub(crate) fn await_hooks(&self, patience: Duration) -> Result<()> {
+        self.send(&[ATTACHED], &[])?;
+        self.expect_within(HOOKED, patience)
+    }
+
     pub(crate) fn send_ready(&self, terminal: Option<&OwnedFd>) -> Result<()> {
         let files: Vec<BorrowedFd<'_>> = terminal.iter().map(|file| file.as_fd()).collect();
         self.send(&[READY], &files)
@@ -174,8 +198,12 @@ impl Link {
     }
 
     fn expect(&self, tag: u8) -> Result<()> {
+        self.expect_within(tag, PATIENCE)
+    }
+
+    fn expect_within(&self, tag: u8, patience: Duration) -> Result<()> {
         let mut buffer = [0; 1];
-        match self.receive(&mut buffer, PATIENCE)? {
+        match self.receive(&mut buffer, patience)? {
             (0, _) => Err(caller_gone()),
             _ if buffer[0] == tag => Ok(()),
             _ => Err(out_of_step(buffer[0])),

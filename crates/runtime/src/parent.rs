@@ -7,14 +7,14 @@ use std::time::Duration;
 use oci::runtime::IdMapping;
 use rustix::fs::{Mode, OFlags};
 use sys::Context as _;
-use sys::process::{Child, CloneArgs};
+use sys::process::{Child, CloneArgs, Namespaces};
 
 use crate::cgroup::{Cgroup, CreateOptions, Host, Layout};
 use crate::created::Created;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::hooks;
 use crate::init::{self, Inherited};
-use crate::launch::{Bundle, Launch};
+use crate::launch::{Bundle, Launch, Rootfs};
 use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::plan::Plan;
@@ -38,8 +38,8 @@ pub fn create(launch: Launch<'_>) -> Result<Created> {
 /// As [`create`], for the runtime's own command line: the prestart, createRuntime and createContainer hooks are run, in
 /// this order, and the start may be somebody else's.
 ///
-/// The createContainer hooks run in the container's namespaces with the host's root still in place; the container's
-/// mounts are attached after them.
+/// All of them find the container's mounts attached in its mount namespace, below the bundle's root file system, and the
+/// host's root still in place; the createContainer hooks run in the container's namespaces, in the bundle's directory.
 ///
 /// # Errors
 /// As [`create`]; those of the hooks.
@@ -233,14 +233,47 @@ fn prepare(
     };
     link.send_mapped()?;
     let userns = userns.as_ref().map(AsFd::as_fd);
-    let mut mounts = vec![mounts::make_root(&launch.rootfs, plan.root_ids(), userns)?];
-    mounts.extend(mounts::make_callers(plan, cgroup, userns)?);
-    if let (Some(bundle), Some(hooks)) = (bundle, &plan.spec.hooks) {
+    let mut mounts = vec![mounts::make_root(&launch.rootfs, plan.root_ids(), userns, &plan.linux.rootfs_propagation)?];
+    // A bundle's ids are its maker's affair; elsewhere files keep their owners on both sides.
+    let map_binds = !matches!(launch.rootfs, Rootfs::AsIs(_));
+    mounts.extend(mounts::make_callers(plan, cgroup, userns, map_binds)?);
+    link.send_mounts(&mounts)?;
+    if let (Some(bundle), Some(hooks), true) = (bundle, &plan.spec.hooks, has_create_hooks(plan)) {
+        // They find the container's mounts in place, in its mount namespace below the bundle's root file system.
+        link.await_attached(patience(plan))?;
         let state = hook_state(plan, bundle, "creating", child.pid);
-        hooks::run("prestart", &hooks.prestart, &state, &[])?;
-        hooks::run("createRuntime", &hooks.create_runtime, &state, &[])?;
+        hooks::run("prestart", &hooks.prestart, &state, None)?;
+        hooks::run("createRuntime", &hooks.create_runtime, &state, None)?;
+        link.send_hooked()?;
     }
-    link.send_mounts(&mounts)
+    Ok(())
+}
+
+/// Whether there are hooks between the mounts and the change of the root.
+pub(crate) fn has_create_hooks(plan: &Plan<'_>) -> bool {
+    plan.spec.hooks.as_ref().is_some_and(|hooks| {
+        !hooks.prestart.is_empty() || !hooks.create_runtime.is_empty() || !hooks.create_container.is_empty()
+    })
+}
+
+/// A user namespace that is nothing but an id map for mounts: it is its one process's, which lives until the map is read.
+///
+/// # Errors
+/// clone3(2)'s, and those of the map.
+pub(crate) fn id_map(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
+    let args = CloneArgs { namespaces: Namespaces::USER, ..CloneArgs::default() };
+    let child = sys::process::clone_process(&args, || {
+        // Killed below; ends by itself when this process was killed first.
+        let _ = sys::process::die_with_parent(rustix::process::Signal::KILL.as_raw());
+        std::thread::sleep(link::PATIENCE);
+        0
+    })
+    .map_err(clone_error)?;
+    let made = write_map(child.pid, "uid_map", uids)
+        .and_then(|()| write_map(child.pid, "gid_map", gids))
+        .and_then(|()| open_userns(child.pid));
+    put_down(&child.pidfd, Duration::from_secs(10));
+    made
 }
 
 /// The state that the hooks of this container read.

@@ -12,7 +12,7 @@ use crate::capability::{Capabilities, CapabilitySet};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::{Identity, Launch, Stdio};
 use crate::lsm;
-use crate::mounts::MountPlan;
+use crate::mount_plan::MountPlan;
 use crate::seccomp::Program;
 use crate::tuning::{Affinity, Tuning};
 
@@ -80,8 +80,9 @@ impl<'a> Plan<'a> {
         if !spec.hostname.is_empty() && !namespaces.contains(Namespaces::UTS) {
             return Err(wrong("hostname", "needs a new uts namespace"));
         }
+        let ids = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
         let mounts =
-            spec.mounts.iter().enumerate().map(|(at, mount)| MountPlan::new(at, mount)).collect::<Result<_>>()?;
+            spec.mounts.iter().enumerate().map(|(at, mount)| MountPlan::new(at, mount, ids)).collect::<Result<_>>()?;
         Ok(Self {
             id: launch.id,
             spec,

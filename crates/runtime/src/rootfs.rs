@@ -8,8 +8,11 @@ use sys::mount::{Attributes, Change, NewFs, Propagation};
 use sys::{Context as _, Errno};
 
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::mounts::{MountPlan, Source, set_data};
+use crate::launch::Bundle;
+use crate::mount_plan::{MountPlan, Source};
+use crate::mounts::set_data;
 use crate::plan::{Plan, wrong};
+use crate::{copy_up, devices};
 
 /// Magic numbers of procfs and sysfs (statfs(2)).
 const PROC: i64 = 0x9fa0;
@@ -30,7 +33,7 @@ pub(crate) fn make_own(plan: &Plan<'_>) -> Result<Own> {
     let mut own = Own::default();
     for mount in &plan.mounts {
         let Source::New { kind, source } = &mount.source else { continue };
-        let made = make_new(mount, kind, source.as_deref())
+        let made = make_new(mount, kind, source.as_deref(), plan.has_user_namespace())
             .doing(|| format!("cannot mount {kind} at {}", mount.target.display()))?;
         let copy = || made.try_clone().at("dup", kind).doing(|| format!("cannot keep {kind}"));
         match kind.as_str() {
@@ -43,45 +46,129 @@ pub(crate) fn make_own(plan: &Plan<'_>) -> Result<Own> {
     Ok(own)
 }
 
-fn make_new(mount: &MountPlan, kind: &str, source: Option<&str>) -> sys::Result<OwnedFd> {
+fn make_new(mount: &MountPlan, kind: &str, source: Option<&str>, user_namespace: bool) -> sys::Result<OwnedFd> {
     let fs = NewFs::open(kind)?;
     if let Some(source) = source {
         fs.set("source", source)?;
     }
     set_data(&fs, &mount.data)?;
-    fs.mount(mount.set)
+    // What is filled first becomes read-only when it is attached.
+    let late = if kind == "tmpfs" { Attributes::RDONLY } else { Attributes::empty() };
+    match fs.mount(mount.set.without(late)) {
+        // The kernel gives a user namespace no procfs or sysfs that shows more than the one already there, which may have
+        // files hidden (mount_namespaces(7)): then it is that one.
+        Err(cause) if cause.errno() == Errno::PERM && user_namespace && (kind == "proc" || kind == "sysfs") => {
+            let place = if kind == "proc" { "/proc" } else { "/sys" };
+            let tree = sys::mount::clone_path(Path::new(place), true).map_err(|_| cause)?;
+            mount.dress(tree.as_fd())?;
+            Ok(tree)
+        }
+        other => other,
+    }
+}
+
+/// Where hooks find the container's mounts: the bundle's root file system and directory, as paths of the host.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    rootfs: OwnedFd,
+    bundle: OwnedFd,
+}
+
+impl Stage {
+    pub(crate) fn open(plan: &Plan<'_>, bundle: &Bundle<'_>) -> Result<Self> {
+        let open = |path: &Path| {
+            rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+                .at("open", path.display())
+                .doing(|| "cannot prepare for the hooks".to_owned())
+        };
+        let root = plan.spec.root.as_ref().ok_or_else(|| wrong("root", "is missing"))?;
+        Ok(Self { rootfs: open(&bundle.dir.join(&root.path))?, bundle: open(bundle.dir)? })
+    }
 }
 
 /// Attaches everything and makes the result the root. `names` are the control group directories' below their tmpfs.
-pub(crate) fn assemble(plan: &Plan<'_>, own: &mut Own, callers: Vec<OwnedFd>, names: &[String]) -> Result<OwnedFd> {
+/// With a `stage` the mounts are first attached there and `hooks` is called; the root is changed after it.
+pub(crate) fn assemble(
+    plan: &Plan<'_>,
+    own: &mut Own,
+    callers: Vec<OwnedFd>,
+    names: &[String],
+    stage: Option<&Stage>,
+    hooks: impl FnOnce() -> Result<()>,
+) -> Result<OwnedFd> {
     leave_chroot()?;
     let mut callers = callers.into_iter();
-    let mut missing = || Error::new(ErrorKind::System, "a mount is missing from what the caller sent");
-    let root = callers.next().ok_or_else(&mut missing)?;
-    enter_root(&root)?;
+    let root = callers.next().ok_or_else(missing)?;
+    let Some(stage) = stage else {
+        enter_root(&root)?;
+        attach_all(plan, own, &root, callers, names)?;
+        return Ok(root);
+    };
+    let what = || "cannot enter the root file system".to_owned();
+    sys::mount::attach(&root, &stage.rootfs, "the bundle's root file system").doing(what)?;
+    attach_all(plan, own, &root, callers, names)?;
+    rustix::process::fchdir(&stage.bundle).at("fchdir", "the bundle").doing(what)?;
+    hooks()?;
+    rustix::process::fchdir(&root).at("fchdir", "the new root").doing(what)?;
+    sys::mount::pivot_to_cwd().doing(what)?;
+    Ok(root)
+}
+
+fn missing() -> Error {
+    Error::new(ErrorKind::System, "a mount is missing from what the caller sent")
+}
+
+fn attach_all(
+    plan: &Plan<'_>,
+    own: &mut Own,
+    root: &OwnedFd,
+    mut callers: std::vec::IntoIter<OwnedFd>,
+    names: &[String],
+) -> Result<()> {
     let mut news = std::mem::take(&mut own.mounts).into_iter();
     for mount in &plan.mounts {
         match &mount.source {
             Source::New { .. } => {
-                let made = news.next().ok_or_else(&mut missing)?;
-                attach(&root, mount, &made)?;
+                let made = news.next().ok_or_else(missing)?;
+                attach(root, mount, &made)?;
             }
             Source::Cgroup => {
-                let made = callers.next().ok_or_else(&mut missing)?;
-                attach(&root, mount, &made)?;
+                let made = callers.next().ok_or_else(missing)?;
+                attach(root, mount, &made)?;
                 for name in names {
-                    let group = callers.next().ok_or_else(&mut missing)?;
+                    let group = callers.next().ok_or_else(missing)?;
                     attach_at(&made, Path::new(name), &group)
                         .doing(|| format!("cannot show the control group {name}"))?;
                 }
             }
             Source::Bind { .. } | Source::Dev => {
-                let made = callers.next().ok_or_else(&mut missing)?;
-                attach(&root, mount, &made)?;
+                let made = callers.next().ok_or_else(missing)?;
+                attach(root, mount, &made)?;
             }
+            Source::Link { to } => link_like(root, mount, to)?,
         }
     }
-    Ok(root)
+    devices::place(plan, root, &mut callers)
+}
+
+/// Makes a symbolic link at the mount's place; one that is there already has to be the same.
+fn link_like(root: &OwnedFd, mount: &MountPlan, to: &Path) -> Result<()> {
+    let path = &mount.target;
+    let what = || format!("cannot make the symbolic link {}", path.display());
+    let name = path.file_name().ok_or_else(|| wrong("mounts", format_args!("{} is no link", path.display())))?;
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let parent = sys::fs::make_dirs_in_root(root, parent, 0o755).doing(what)?;
+    match rustix::fs::symlinkat(to, &parent, name) {
+        Err(Errno::EXIST) => {
+            let there =
+                rustix::fs::readlinkat(&parent, name, Vec::new()).at("readlinkat", path.display()).doing(what)?;
+            if there.as_bytes() == to.as_os_str().as_encoded_bytes() {
+                return Ok(());
+            }
+            Err(sys::Error::new("symlinkat", path.display(), Errno::EXIST)).doing(what)
+        }
+        other => other.at("symlinkat", path.display()).doing(what),
+    }
 }
 
 /// Goes to the root of the mount namespace, which is not "/" when lighter itself runs in a chroot. pivot_root would change
@@ -115,7 +202,12 @@ fn enter_root(root: &OwnedFd) -> Result<()> {
 
 fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<()> {
     let what = || format!("cannot attach the mount at {}", mount.target.display());
-    let target = target(root, mount, made)?;
+    let (target, new) = target(root, mount, made)?;
+    if let Source::New { kind, .. } = &mount.source
+        && kind == "tmpfs"
+    {
+        fill(mount, &target, made, new).doing(|| format!("cannot fill {}", mount.target.display()))?;
+    }
     sys::mount::attach(made, &target, mount.target.display()).doing(what)?;
     if let (Source::New { .. }, Some((propagation, recursive))) = (&mount.source, mount.propagation) {
         let change = Change { propagation: Some(propagation), recursive, ..Change::default() };
@@ -124,8 +216,23 @@ fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<()> {
     Ok(())
 }
 
-/// The place of a mount inside the root, made when missing: a directory, or an empty file for a mounted file.
-fn target(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<OwnedFd> {
+/// Gives the tmpfs `made` what it is to begin with: the mode of its mount point, unless a mode was asked for or the mount
+/// point was made just now, and with `tmpcopyup` all that is in there. Read-only, if at all, comes last.
+fn fill(mount: &MountPlan, target: &OwnedFd, made: &OwnedFd, new: bool) -> sys::Result<()> {
+    if mount.copy_up && !new {
+        copy_up::copy(target, made, !mount.has_data("mode"))?;
+    } else if !new && !mount.has_data("mode") {
+        copy_up::copy_mode(target, made)?;
+    }
+    if mount.set.contains(Attributes::RDONLY) {
+        sys::mount::set_attributes(made, &Change { set: Attributes::RDONLY, ..Change::default() })?;
+    }
+    Ok(())
+}
+
+/// The place of a mount inside the root, made when missing: a directory, or an empty file for a mounted file. Also gives
+/// whether it was made.
+fn target(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<(OwnedFd, bool)> {
     let path = &mount.target;
     let what = || format!("cannot make the mount point {}", path.display());
     // An image that moves /proc, /sys or /dev by a symbolic link would have us write to its choice of files
@@ -133,38 +240,52 @@ fn target(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<OwnedFd> 
     let pinned = match &mount.source {
         Source::New { kind, .. } => kind == "proc" || kind == "sysfs",
         Source::Dev | Source::Cgroup => true,
-        Source::Bind { .. } => false,
+        Source::Bind { .. } | Source::Link { .. } => false,
     };
     if pinned {
         match sys::fs::open_in_root_no_symlinks(root, path, OFlags::PATH) {
             Err(cause) if cause.errno() == Errno::NOENT => {}
-            other => return other.doing(|| format!("{} must be a plain directory of the image", path.display())),
+            other => {
+                let found = other.doing(|| format!("{} must be a plain directory of the image", path.display()))?;
+                return Ok((found, false));
+            }
         }
-        return sys::fs::make_dirs_in_root(root, path, 0o755).doing(what);
+        return Ok((sys::fs::make_dirs_in_root(root, path, 0o755).doing(what)?, true));
     }
-    match sys::fs::open_in_root(root, path, OFlags::PATH, Mode::empty()) {
+    let follow = if mount.target_nofollow { OFlags::NOFOLLOW } else { OFlags::empty() };
+    match sys::fs::open_in_root(root, path, OFlags::PATH | follow, Mode::empty()) {
         Err(cause) if cause.errno() == Errno::NOENT => {}
         Err(cause) => return Err(cause).doing(what),
         Ok(target) => {
-            // A link of the image must not lay a mount over the kernel's files when nobody asked for that.
+            // A link of the image must not lay a mount over the kernel's files when nobody asked for that; and nothing
+            // may change what the kernel's own links say, /proc/self above all.
             let kind = rustix::fs::fstatfs(&target).at("fstatfs", path.display()).doing(what)?.f_type;
-            let asked = path.starts_with("/proc") || path.starts_with("/sys");
-            if (kind == PROC || kind == SYSFS) && !asked {
-                return Err(wrong("mounts", format_args!("{} leads into the kernel's files", path.display())));
+            if kind == PROC || kind == SYSFS {
+                let asked = path.starts_with("/proc") || path.starts_with("/sys");
+                if !asked || (mount.target_nofollow && is_link(&target).doing(what)?) {
+                    return Err(wrong("mounts", format_args!("{} leads into the kernel's files", path.display())));
+                }
             }
-            return Ok(target);
+            return Ok((target, false));
         }
     }
     let stat = rustix::fs::statat(made, "", AtFlags::EMPTY_PATH).at("fstat", path.display()).doing(what)?;
+    // Where a dangling link of the image leads is the place, inside the root.
+    let path = &sys::fs::follow_in_root(root, path).doing(what)?;
     if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        return sys::fs::make_dirs_in_root(root, path, 0o755).doing(what);
+        return Ok((sys::fs::make_dirs_in_root(root, path, 0o755).doing(what)?, true));
     }
     let name = path.file_name().ok_or_else(|| wrong("mounts", format_args!("{} is no file", path.display())))?;
     let parent = path.parent().unwrap_or(Path::new("/"));
     let parent = sys::fs::make_dirs_in_root(root, parent, 0o755).doing(what)?;
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o644)).at("openat", path.display()).doing(what)?;
-    sys::fs::open_in_root(root, path, OFlags::PATH, Mode::empty()).doing(what)
+    Ok((sys::fs::open_in_root(root, path, OFlags::PATH, Mode::empty()).doing(what)?, true))
+}
+
+fn is_link(file: &OwnedFd) -> sys::Result<bool> {
+    let stat = rustix::fs::statat(file, "", AtFlags::EMPTY_PATH).at("fstat", "")?;
+    Ok(FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
 }
 
 fn attach_at(root: &OwnedFd, path: &Path, mount: &OwnedFd) -> sys::Result<()> {
@@ -233,16 +354,21 @@ pub(crate) fn protect(plan: &Plan<'_>, root: &OwnedFd) -> Result<()> {
         sys::mount::attach(copy, &target, path).doing(what)?;
     }
     let propagation = match linux.rootfs_propagation.as_str() {
-        "" | "private" | "rprivate" => None,
-        "slave" | "rslave" => Some(Propagation::Slave),
+        // Related to the host or not, that was settled when it was copied.
+        "" | "private" | "rprivate" | "slave" | "rslave" => None,
         "shared" | "rshared" => Some(Propagation::Shared),
         "unbindable" | "runbindable" => Some(Propagation::Unbindable),
         other => return Err(wrong("linux.rootfsPropagation", format_args!("{other:?} is no propagation"))),
     };
     if let Some(propagation) = propagation {
-        let recursive = linux.rootfs_propagation.starts_with("rs") || linux.rootfs_propagation.starts_with("ru");
-        let change = Change { propagation: Some(propagation), recursive, ..Change::default() };
+        // Mounts below it have propagation of their own.
+        let change = Change { propagation: Some(propagation), ..Change::default() };
         sys::mount::set_attributes(root, &change).doing(|| "cannot set the root's propagation".to_owned())?;
+    }
+    if plan.mounts.iter().any(|mount| mount.source == Source::Dev && mount.set.contains(Attributes::RDONLY)) {
+        let what = || "cannot make /dev read-only".to_owned();
+        let dev = sys::fs::open_in_root_no_symlinks(root, "dev", OFlags::PATH).doing(what)?;
+        sys::mount::set_attributes(&dev, &Change { set: Attributes::RDONLY, ..Change::default() }).doing(what)?;
     }
     if plan.root_read_only {
         let change = Change { set: Attributes::RDONLY, ..Change::default() };

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
@@ -91,6 +92,54 @@ pub fn make_dirs_in_root(root: impl AsFd, path: impl AsRef<Path>, mode: u32) -> 
         };
     }
     Ok(current)
+}
+
+/// Where `path` leads inside `root` when its missing parts were made: symbolic links, dangling ones above all, are
+/// replaced by what they say. The answer may be out of date by the time it is used, so it has to be opened inside the
+/// root like any other path.
+///
+/// # Errors
+/// `ELOOP` after 40 links, as the kernel has it (path_resolution(7)); readlinkat(2)'s.
+pub fn follow_in_root(root: impl AsFd, path: &Path) -> Result<std::path::PathBuf> {
+    let mut left: Vec<std::ffi::OsString> = Vec::new();
+    let push = |left: &mut Vec<std::ffi::OsString>, path: &Path| {
+        left.extend(path.components().rev().map(|component| component.as_os_str().to_owned()));
+    };
+    push(&mut left, path);
+    let mut done = std::path::PathBuf::new();
+    let mut links = 0;
+    while let Some(name) = left.pop() {
+        match Path::new(&name).components().next() {
+            Some(Component::Normal(_)) => {}
+            Some(Component::ParentDir) => {
+                done.pop();
+                continue;
+            }
+            Some(Component::RootDir) => {
+                done.clear();
+                continue;
+            }
+            _ => continue,
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY;
+        let to = match open_in_root(&root, &done, flags, Mode::empty()) {
+            Ok(dir) => rustix::fs::readlinkat(&dir, name.as_os_str(), Vec::new()).map_err(Some),
+            Err(error) if matches!(error.errno(), Errno::NOENT | Errno::NOTDIR) => Err(None),
+            Err(error) => return Err(error),
+        };
+        match to {
+            Ok(to) => {
+                links += 1;
+                if links > 40 {
+                    return Err(Error::new("readlinkat", path.display(), Errno::LOOP));
+                }
+                push(&mut left, Path::new(OsStr::from_bytes(to.as_bytes())));
+            }
+            Err(None | Some(Errno::NOENT | Errno::INVAL)) => done.push(name),
+            Err(Some(errno)) => return Err(Error::new("readlinkat", path.display(), errno)),
+        }
+    }
+    Ok(done)
 }
 
 fn make_dir(parent: &OwnedFd, name: &OsStr, mode: u32) -> Result<()> {

@@ -188,6 +188,19 @@ pub fn clone_path(path: &std::path::Path, recursive: bool) -> Result<OwnedFd> {
     open_tree(CWD, path, flags).at("open_tree", path.display())
 }
 
+/// As [`clone_path`], for the last component itself when that is a symbolic link.
+///
+/// # Errors
+/// open_tree(2)'s.
+pub fn clone_path_nofollow(path: &std::path::Path, recursive: bool) -> Result<OwnedFd> {
+    let mut flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_SYMLINK_NOFOLLOW;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags).at("open_tree", path.display())
+}
+
 /// Attaches the detached `mount` at `target`, a descriptor of the very place.
 ///
 /// # Errors

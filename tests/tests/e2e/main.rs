@@ -3,6 +3,7 @@
 //! Modules are named after what the user sees. `cargo xtask test` builds everything these tests need.
 
 mod archives;
+mod bundle_mounts;
 mod debian;
 mod exploits;
 mod faults;

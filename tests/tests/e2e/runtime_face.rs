@@ -43,7 +43,7 @@ pub(crate) fn runtime(host: &Host, args: &[&str]) -> Output {
 }
 
 /// `create`, whose streams are the container's own from then on: they go nowhere, so that nobody waits for their end.
-fn create(host: &Host, flags: &[&str], dir: &Path, id: &str) -> i32 {
+pub(crate) fn create(host: &Host, flags: &[&str], dir: &Path, id: &str) -> i32 {
     let dir = path(dir);
     let args = [&["create", "--bundle", &dir], flags, &[id]].concat();
     let mut command = host.runtime(&args);

@@ -52,6 +52,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
     let (bytes, mut spec) = read_config(&config)?;
     seal_if_needed(&spec)?;
+    bind_from_bundle(&mut spec, &bundle);
     let listening = pass_listening(&mut spec)?;
     let preserve = preserved(flags, listening)?;
     let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
@@ -185,6 +186,19 @@ pub(super) fn bundle_directory(given: Option<&str>) -> Result<PathBuf, Failure> 
         None => here(),
         Some(given) if Path::new(given).is_absolute() => Ok(PathBuf::from(given)),
         Some(given) => Ok(here()?.join(given)),
+    }
+}
+
+/// Sources of bind mounts may be relative to the bundle (`config.md`, "Mounts").
+fn bind_from_bundle(spec: &mut Spec, bundle: &Path) {
+    for mount in &mut spec.mounts {
+        let bind = |word: &str| word == "bind" || word == "rbind";
+        if let Some(source) = &mut mount.source
+            && source.is_relative()
+            && (bind(&mount.kind) || mount.options.iter().any(|option| bind(option)))
+        {
+            *source = bundle.join(&source);
+        }
     }
 }
 

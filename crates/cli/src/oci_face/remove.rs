@@ -90,7 +90,7 @@ pub(super) fn take_down(
         for hook in &hooks.poststop {
             let state = start::hook_state(record, "stopped");
             // "The runtime MUST log a warning, but continue" (runtime.md, "Lifecycle").
-            if let Err(error) = runtime::hooks::run("poststop", std::slice::from_ref(hook), &state, &[]) {
+            if let Err(error) = runtime::hooks::run("poststop", std::slice::from_ref(hook), &state, None) {
                 failure::warn(global, &Failure::from(error).to_string());
             }
         }

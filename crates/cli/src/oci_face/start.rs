@@ -50,7 +50,7 @@ pub(super) fn start(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
 pub(super) fn poststart(container: &Container, record: &Record, spec: &Spec) -> Result<(), Failure> {
     let Some(hooks) = spec.hooks.as_ref().filter(|hooks| !hooks.poststart.is_empty()) else { return Ok(()) };
     let state = hook_state(record, "running");
-    runtime::hooks::run("poststart", &hooks.poststart, &state, &[]).map_err(|error| {
+    runtime::hooks::run("poststart", &hooks.poststart, &state, None).map_err(|error| {
         // The hook's failure is the one to report.
         let _ = remove::kill(container, record);
         Failure::from(error)
