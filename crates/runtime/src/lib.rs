@@ -41,6 +41,7 @@ mod link;
 mod lsm;
 mod mount_plan;
 mod mounts;
+mod namespaces;
 mod overlay;
 mod parent;
 mod plan;

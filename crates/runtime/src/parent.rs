@@ -17,6 +17,7 @@ use crate::init::{self, Inherited};
 use crate::launch::{Bundle, Launch, Rootfs};
 use crate::link::{self, Answer, Link};
 use crate::mounts;
+use crate::namespaces;
 use crate::plan::Plan;
 use crate::process;
 use crate::resctrl;
@@ -151,7 +152,7 @@ fn clone_first(
     let (ours, theirs) = Link::pair()?;
     let args =
         CloneArgs { namespaces: plan.namespaces, cgroup: cgroup.v2_dir_fd().map_err(group_error)?, sibling: false };
-    let child = sys::process::clone_process(&args, || {
+    let first = || {
         let inherited = Inherited {
             plan,
             link: &theirs,
@@ -167,9 +168,18 @@ fn clone_first(
             sys::process::close_borrowed(file);
         }
         init::run(&inherited)
-    })
-    .map_err(clone_error)?;
+    };
+    let by_door = !plan.door.is_closed();
+    let made = if by_door {
+        namespaces::make_door(plan, &args, &theirs, first)
+    } else {
+        sys::process::clone_process(&args, first)
+    };
+    let mut child = made.map_err(clone_error)?;
     drop(theirs);
+    if by_door {
+        child = namespaces::meet(&child, &ours)?;
+    }
     let entered = rdt.map_or(Ok(()), |groups| groups.enter(child.pid));
     match entered.and_then(|()| converse(plan, launch, bundle, cgroup, &child, &ours)) {
         Ok(terminal) => Ok((child, ours, terminal)),
@@ -308,7 +318,7 @@ fn open_userns(pid: u32) -> Result<OwnedFd> {
         .doing(|| "cannot open the container's user namespace".to_owned())
 }
 
-fn clone_error(cause: sys::Error) -> Error {
+pub(crate) fn clone_error(cause: sys::Error) -> Error {
     use sys::Errno;
     let (kind, what) = match cause.errno() {
         Errno::PERM => (ErrorKind::Unsupported, "cannot make the container's namespaces: not permitted"),

@@ -1,6 +1,5 @@
 //! A configuration, checked as a whole and translated into what the kernel is asked for, before anything is made.
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -13,6 +12,7 @@ use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::{Identity, Launch, Stdio};
 use crate::lsm;
 use crate::mount_plan::MountPlan;
+use crate::namespaces::{self, Door, Joins};
 use crate::seccomp::Program;
 use crate::tuning::{Affinity, Tuning};
 
@@ -26,8 +26,10 @@ pub(crate) struct Plan<'a> {
     /// New namespaces, the control group's left out: that one is entered after the group.
     pub(crate) namespaces: Namespaces,
     pub(crate) new_cgroup_namespace: bool,
-    /// Namespaces joined by path.
-    pub(crate) joins: Vec<(Namespaces, OwnedFd)>,
+    /// Namespaces that the first process joins by itself.
+    pub(crate) joins: Joins,
+    /// Those it is made in.
+    pub(crate) door: Door,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) root_read_only: bool,
     pub(crate) confinement: Confinement,
@@ -69,7 +71,7 @@ impl<'a> Plan<'a> {
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
         refuse_unsupported(linux)?;
         Affinity::new(process.exec_cpu_affinity.as_ref())?;
-        let (mut namespaces, joins) = plan_namespaces(linux)?;
+        let (mut namespaces, joins, door) = namespaces::plan(linux)?;
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
         namespaces = namespaces.without(Namespaces::CGROUP);
         check_mappings(linux, namespaces.contains(Namespaces::USER))?;
@@ -91,6 +93,7 @@ impl<'a> Plan<'a> {
             namespaces,
             new_cgroup_namespace,
             joins,
+            door,
             mounts,
             root_read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
             tuning: Tuning::new(process, linux)?,
@@ -197,11 +200,8 @@ fn check_process(process: &Process, terminal: bool) -> Result<()> {
 
 /// What is not done yet is refused, never ignored.
 fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    let unsupported = [
-        ("linux.netDevices", !linux.net_devices.is_empty()),
-        ("linux.timeOffsets", !linux.time_offsets.is_empty()),
-        ("linux.mountLabel", !linux.mount_label.is_empty()),
-    ];
+    let unsupported =
+        [("linux.netDevices", !linux.net_devices.is_empty()), ("linux.mountLabel", !linux.mount_label.is_empty())];
     match unsupported.iter().find(|(_, present)| *present) {
         Some((field, _)) => Err(Error::new(ErrorKind::Unsupported, format!("{field} is not supported yet"))),
         None => Ok(()),
@@ -219,39 +219,6 @@ pub(crate) fn namespace_flag(kind: NamespaceKind) -> Namespaces {
         NamespaceKind::Cgroup => Namespaces::CGROUP,
         NamespaceKind::Time => Namespaces::TIME,
     }
-}
-
-fn plan_namespaces(linux: &Linux) -> Result<(Namespaces, Vec<(Namespaces, OwnedFd)>)> {
-    let mut seen = Namespaces::empty();
-    let mut new = Namespaces::empty();
-    let mut joins = Vec::new();
-    for namespace in &linux.namespaces {
-        let flag = namespace_flag(namespace.kind);
-        if seen.contains(flag) {
-            return Err(wrong("linux.namespaces", format_args!("{:?} is listed twice", namespace.kind)));
-        }
-        seen = seen.union(flag);
-        let Some(path) = &namespace.path else {
-            new = new.union(flag);
-            continue;
-        };
-        match namespace.kind {
-            NamespaceKind::Network | NamespaceKind::Ipc | NamespaceKind::Uts => {}
-            other => {
-                let sentence = format!("linux.namespaces: joining a {other:?} namespace by path is not supported yet");
-                return Err(Error::new(ErrorKind::Unsupported, sentence));
-            }
-        }
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let file = sys::Context::at(rustix::fs::open(path, flags, Mode::empty()), "open", path.display())
-            .doing(|| format!("cannot open the {:?} namespace to join", namespace.kind))?;
-        joins.push((flag, file));
-    }
-    if !joins.is_empty() && new.contains(Namespaces::USER) {
-        let sentence = "linux.namespaces: joining namespaces under a new user namespace is not supported yet";
-        return Err(Error::new(ErrorKind::Unsupported, sentence));
-    }
-    Ok((new, joins))
 }
 
 /// A parameter is only set where it belongs to a namespace of the container: anything else would change the host.

@@ -300,6 +300,22 @@ pub fn join(file: impl AsFd, namespaces: Namespaces) -> Result<()> {
     if status == 0 { Ok(()) } else { Err(last("setns", format!("{flags:#x}"))) }
 }
 
+/// The kind of namespace that `file` is, which must be in the namespaces' file system (ioctl_nsfs(2),
+/// `NS_GET_NSTYPE`, kernel 4.11).
+///
+/// # Errors
+/// ioctl(2)'s.
+pub fn namespace_kind(file: impl AsFd) -> Result<Namespaces> {
+    // `_IO(0xb7, 3)` of `linux/nsfs.h`.
+    const GET_KIND: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument and writes no memory.
+    let kind = unsafe { libc::ioctl(file.as_fd().as_raw_fd(), GET_KIND) };
+    match u64::try_from(kind) {
+        Ok(kind) => Ok(Namespaces(kind)),
+        Err(_) => Err(last("ioctl", "NS_GET_NSTYPE")),
+    }
+}
+
 /// unshare(2) of namespaces.
 ///
 /// # Errors

@@ -21,6 +21,7 @@ mod push;
 mod registries;
 mod run;
 mod runtime_face;
+mod runtime_namespaces;
 mod runtime_process;
 mod save;
 mod soak;

@@ -9,7 +9,7 @@ use testkit::process::{DEADLINE, Output, tool};
 use testkit::terminal::Terminal;
 
 /// A bundle whose process is a shell with `script`, its configuration changed by `change`.
-fn bundle(host: &Host, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
+pub(crate) fn bundle(host: &Host, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
     let dir = host.scratch(name);
     let rootfs = dir.join("rootfs");
     std::fs::create_dir_all(&rootfs).expect("mkdir");
@@ -43,24 +43,24 @@ fn write(dir: &Path, name: &str, value: &Value) {
 }
 
 /// A name no other test's container has: control groups are named after it.
-fn unique(word: &str) -> String {
+pub(crate) fn unique(word: &str) -> String {
     format!("e2e-process-{}-{word}", std::process::id())
 }
 
-fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 
-fn runtime(host: &Host, args: &[&str]) -> Output {
+pub(crate) fn runtime(host: &Host, args: &[&str]) -> Output {
     host.finish(host.runtime(args), None, DEADLINE)
 }
 
-fn run(host: &Host, dir: &Path, id: &str) -> Output {
+pub(crate) fn run(host: &Host, dir: &Path, id: &str) -> Output {
     runtime(host, &["run", "--bundle", &text(dir), id])
 }
 
 /// Runs a container that stays. Its streams are its own from then on: they go nowhere, so that nobody waits for them.
-fn detached(host: &Host, dir: &Path, id: &str) {
+pub(crate) fn detached(host: &Host, dir: &Path, id: &str) {
     let mut command = host.runtime(&["run", "--detach", "--bundle", &text(dir), id]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(command.status().expect("lighter-runtime runs").success());
