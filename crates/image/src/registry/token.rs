@@ -26,6 +26,8 @@ const ANSWER_MAX: u64 = 1 << 20;
 const LIFE: Duration = Duration::from_secs(60);
 /// A token is renewed this long before its end, or when a quarter of its life is left.
 const MARGIN: Duration = Duration::from_secs(10);
+/// The longest life that is believed: servers that say more could say anything, and clocks have an end.
+const LIFE_MAX: Duration = Duration::from_secs(24 * 3600);
 const CLIENT: &str = "lighter";
 const FORM: &str = "application/x-www-form-urlencoded";
 
@@ -73,7 +75,7 @@ impl Grant {
     }
 
     fn life(&self) -> Duration {
-        let life = self.expires_in.filter(|seconds| *seconds > 0).map_or(LIFE, Duration::from_secs);
+        let life = self.expires_in.filter(|seconds| *seconds > 0).map_or(LIFE, Duration::from_secs).min(LIFE_MAX);
         life - MARGIN.min(life / 4)
     }
 }
@@ -273,5 +275,6 @@ mod tests {
         assert_eq!(life(Some(4)), Duration::from_secs(3));
         assert_eq!(life(None), Duration::from_secs(50));
         assert_eq!(life(Some(0)), Duration::from_secs(50));
+        assert_eq!(life(Some(u64::MAX)), LIFE_MAX - MARGIN, "a clock's end is never reached");
     }
 }
