@@ -20,7 +20,6 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, RenameFlags};
@@ -101,7 +100,6 @@ impl VolumeStore {
     /// # Errors
     /// Those of the system calls; nothing visible is left then.
     pub fn create(&self, volume: &Volume, durability: Durability) -> Result<bool> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let dir = match self.open() {
             Err(error) if error.errno() == Errno::NOENT => {
                 use std::os::unix::fs::DirBuilderExt;
@@ -111,10 +109,7 @@ impl VolumeStore {
             }
             dir => dir?,
         };
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let staging = format!(".new-{}-{}-{count}", std::process::id(), volume.name);
-        // A name of an earlier process with this id, which was killed.
-        remove(&dir, &staging)?;
+        let staging = hidden("new")?;
         let made = build(&dir, &staging, volume, durability).and_then(|()| {
             let renamed = rustix::fs::renameat_with(&dir, &staging, &dir, volume.name.as_str(), RenameFlags::NOREPLACE);
             match renamed {
@@ -216,8 +211,7 @@ impl VolumeStore {
             Err(error) if error.errno() == Errno::NOENT => return Err(Error::NoSuchVolume(name.to_string())),
             dir => dir?,
         };
-        let gone = format!(".gone-{}-{name}", std::process::id());
-        remove(&dir, &gone)?;
+        let gone = hidden("gone")?;
         match rustix::fs::renameat(&dir, name.as_str(), &dir, &gone) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Err(Error::NoSuchVolume(name.to_string())),
@@ -269,6 +263,17 @@ impl VolumeStore {
             opened => Ok(opened?),
         }
     }
+}
+
+/// A name that nobody has: process ids repeat, in other pid namespaces at the same time, and a volume's own name may be as
+/// long as names can be.
+fn hidden(what: &str) -> Result<String> {
+    let mut bytes = [0_u8; 16];
+    let got = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).at("getrandom", "")?;
+    if got < bytes.len() {
+        return Err(sys::Error::new("getrandom", "", Errno::IO).into());
+    }
+    Ok(format!("{HIDDEN}{what}-{:032x}", u128::from_ne_bytes(bytes)))
 }
 
 fn open_data(volume: &OwnedFd) -> sys::Result<OwnedFd> {

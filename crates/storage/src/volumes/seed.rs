@@ -13,7 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, Stat, Timespec, Timestamps, Uid};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, SeekFrom, Stat, Timespec, Timestamps, Uid,
+};
 use rustix::io::Errno;
 use sys::Context;
 use sys::fs::{Durability, Lock};
@@ -241,7 +243,7 @@ impl Copier<'_> {
         }
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let to = rustix::fs::openat(self.here(), name, flags, Mode::RUSR | Mode::WUSR).at("openat", shown())?;
-        copy_bytes(&from, &to)?;
+        copy_bytes(&from, &to, u64::try_from(stat.st_size).unwrap_or(0))?;
         adopt(&to, &stat)?;
         // After the owner: changing that takes a program's capabilities away.
         xattr::copy(&from, &to)?;
@@ -307,25 +309,59 @@ impl Visitor for Copier<'_> {
     }
 }
 
-/// All bytes of a file, by the kernel where both file systems can, else through memory.
-fn copy_bytes(from: &OwnedFd, to: &OwnedFd) -> sys::Result<()> {
-    let mut any = false;
-    loop {
-        match rustix::fs::copy_file_range(from, None, to, None, CHUNK) {
+/// All of a file, its holes as holes: an image's few bytes must not become terabytes on the host.
+fn copy_bytes(from: &OwnedFd, to: &OwnedFd, size: u64) -> sys::Result<()> {
+    rustix::fs::ftruncate(to, size).at("ftruncate", "a volume's file")?;
+    let mut at = 0;
+    while at < size {
+        let data = match rustix::fs::seek(from, SeekFrom::Data(at)) {
+            Ok(data) => data,
+            // Nothing but a hole up to the end.
+            Err(Errno::NXIO) => return Ok(()),
+            // A file system that knows of no holes.
+            Err(Errno::INVAL) => at,
+            Err(errno) => return Err(sys::Error::new("lseek", "", errno)),
+        };
+        let end = match rustix::fs::seek(from, SeekFrom::Hole(data)) {
+            Ok(end) => end.min(size),
+            Err(Errno::INVAL) => size,
+            Err(errno) => return Err(sys::Error::new("lseek", "", errno)),
+        };
+        copy_range(from, to, data, end)?;
+        at = end.max(data + 1);
+    }
+    Ok(())
+}
+
+/// The bytes from `at` to `end`, by the kernel where both file systems can, else through memory.
+fn copy_range(from: &OwnedFd, to: &OwnedFd, mut at: u64, end: u64) -> sys::Result<()> {
+    while at < end {
+        let most = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
+        let (mut source, mut target) = (at, at);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), most) {
             Ok(0) => return Ok(()),
-            Ok(_) => any = true,
+            Ok(count) => at += count as u64,
             Err(Errno::INTR) => {}
-            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) if !any => break,
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS) => break,
             Err(errno) => return Err(sys::Error::new("copy_file_range", "", errno)),
         }
     }
+    if at == end {
+        return Ok(());
+    }
     let mut buffer = vec![0; 128 << 10];
-    loop {
-        match rustix::io::read(from, &mut buffer) {
+    rustix::fs::seek(to, SeekFrom::Start(at)).at("lseek", "a volume's file")?;
+    while at < end {
+        let most = usize::try_from(end - at).unwrap_or(buffer.len()).min(buffer.len());
+        match rustix::io::pread(from, &mut buffer[..most], at) {
             Ok(0) => return Ok(()),
-            Ok(count) => sys::fs::write_all(to, &buffer[..count], "a volume's file")?,
+            Ok(count) => {
+                sys::fs::write_all(to, &buffer[..count], "a volume's file")?;
+                at += count as u64;
+            }
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(sys::Error::new("read", "", errno)),
+            Err(errno) => return Err(sys::Error::new("pread64", "", errno)),
         }
     }
+    Ok(())
 }

@@ -157,3 +157,40 @@ fn what_was_killed_in_the_middle_is_finished() {
     assert_eq!(fs::read(dir.join("_data/late")).unwrap(), b"l");
     assert!(!dir.join("seed.ready").exists());
 }
+
+#[test]
+fn a_name_may_be_as_long_as_names_can_be() {
+    let scratch = Scratch::new("volumes-long");
+    let store = store(&scratch);
+    let long = volume(&"a".repeat(255));
+    assert!(store.create(&long, Durability::Volatile).unwrap());
+    store.remove(&long.name).unwrap();
+    assert_eq!(fs::read_dir(scratch.path().join("volumes")).unwrap().count(), 0);
+}
+
+#[test]
+fn holes_stay_holes() {
+    let scratch = Scratch::new("volumes-holes");
+    let store = store(&scratch);
+    let layer = scratch.path().join("layer");
+    fs::create_dir_all(layer.join("data")).unwrap();
+    let huge = fs::File::create(layer.join("data/huge")).unwrap();
+    let (middle, size) = (3_u64 << 30, (6_u64 << 30) + 5);
+    for (text, at) in [("begin", 0), ("middle", middle), ("the end", size - 7)] {
+        std::os::unix::fs::FileExt::write_all_at(&huge, text.as_bytes(), at).unwrap();
+    }
+    let hole = fs::File::create(layer.join("data/hole")).unwrap();
+    hole.set_len(1 << 30).unwrap();
+    let db = volume("db");
+    store.create(&db, Durability::Volatile).unwrap();
+    assert!(store.seed(&db.name, &[layer], Path::new("/data"), Durability::Volatile).unwrap());
+    let copy = fs::File::open(store.data(&db.name).join("huge")).unwrap();
+    assert_eq!(copy.metadata().unwrap().len(), size);
+    for (text, at) in [("begin", 0), ("middle", middle), ("\0\0the end", size - 9)] {
+        let mut bytes = vec![0; text.len()];
+        std::os::unix::fs::FileExt::read_exact_at(&copy, &mut bytes, at).unwrap();
+        assert_eq!(bytes, text.as_bytes());
+    }
+    assert_eq!(fs::metadata(store.data(&db.name).join("hole")).unwrap().len(), 1 << 30);
+    assert!(copy.metadata().unwrap().blocks() < 2048, "{} blocks", copy.metadata().unwrap().blocks());
+}
