@@ -7,7 +7,7 @@ use container::ContainerId;
 use storage::{Volume, VolumeName, VolumeStore};
 use sys::fs::Durability;
 
-use crate::containers::{has_label, random};
+use crate::containers::{VolumeUsers, has_label, random};
 use crate::{Engine, Error, ErrorKind, PruneFilter, Result};
 
 /// A volume to be made.
@@ -164,7 +164,7 @@ impl Engine {
         let missing = || Error::new(ErrorKind::NoSuchVolume, format!("get {name}: no such volume"));
         let parsed: VolumeName = name.parse().map_err(|_| missing())?;
         let volume = self.volume_store().get(&parsed)?;
-        let users = self.volume_users()?.remove(name).unwrap_or_default();
+        let users = self.volume_users()?.known.remove(name).unwrap_or_default();
         Ok(details(volume, &self.volume_store(), users))
     }
 
@@ -174,7 +174,7 @@ impl Engine {
     /// A directory that cannot be read.
     pub fn volumes(&self, filter: &VolumeFilter) -> Result<Vec<VolumeDetails>> {
         let store = self.volume_store();
-        let mut users = self.volume_users()?;
+        let mut users = self.volume_users()?.known;
         let mut found = Vec::new();
         for name in store.names()? {
             let users = users.remove(name.as_str()).unwrap_or_default();
@@ -236,8 +236,15 @@ impl Engine {
     pub(crate) fn remove_unused_volume(&self, name: &VolumeName) -> Result<Vec<ContainerId>> {
         let store = self.volume_store();
         let claimed = store.claim(name)?;
-        let users = self.volume_users()?.remove(name.as_str()).unwrap_or_default();
+        let VolumeUsers { mut known, unknown } = self.volume_users()?;
+        let users = known.remove(name.as_str()).unwrap_or_default();
         if users.is_empty() {
+            // A record of another version, or a damaged one, is no reason to throw away what its container works on.
+            if let Some(id) = unknown.first() {
+                let sentence =
+                    format!("remove {name}: the record of container {id} cannot be read: it may use the volume");
+                return Err(Error::new(ErrorKind::Conflict, sentence).hint("lighter rm removes the container first"));
+            }
             store.remove(name)?;
         }
         drop(claimed);

@@ -337,3 +337,36 @@ fn a_damaged_record_spoils_only_its_volume() {
     assert_eq!(host.lighter(&["volume", "ls", "-q"]).ok().out(), "bad", "prune leaves what it cannot judge");
     host.lighter(&["volume", "rm", "bad"]).ok();
 }
+
+#[test]
+fn a_container_that_cannot_be_read_may_use_any_volume() {
+    let host = Host::with_busybox();
+    let id = host.detached(&["--name", "user", "-v", "keep:/data"], &["sh", "-c", "echo precious >/data/x; sleep 600"]);
+    wait::until("it is written", Duration::from_secs(20), || data(&host, "keep").join("x").exists().then_some(()));
+    let record = host.root().join("containers").join(&id).join("config");
+    let right = std::fs::read_to_string(&record).expect("a record");
+    // As another version of this program leaves it.
+    std::fs::write(&record, right.replacen(r#""version":1"#, r#""version":99"#, 1)).expect("change it");
+    host.lighter(&["volume", "rm", "keep"]).rejected("may use the volume");
+    host.lighter(&["volume", "prune", "-af"]).rejected("may use the volume");
+    std::fs::write(&record, right).expect("put it back");
+    assert_eq!(host.lighter(&["exec", "user", "cat", "/data/x"]).ok().out(), "precious");
+    host.lighter(&["rm", "-f", "user"]).ok();
+    host.lighter(&["volume", "rm", "keep"]).ok();
+}
+
+#[test]
+fn what_cannot_be_made_leaves_no_volumes() {
+    let host = Host::new();
+    let declared: serde_json::Map<String, serde_json::Value> =
+        (0..400).map(|number| (format!("/v/{number}"), json!({}))).collect();
+    host.load(&Image::busybox("many:1").set("Volumes", declared.into()));
+    let create = host.command(&["create", "many:1"]);
+    // Each volume is held open by a descriptor until the container's record is there.
+    let mut limited = std::process::Command::new("sh");
+    limited.args(["-c", r#"ulimit -n 100; exec "$0" "$@""#]).arg(create.get_program()).args(create.get_args());
+    limited.stdin(std::process::Stdio::null());
+    host.finish(limited, None, Duration::from_secs(60)).rejected("Too many open files");
+    assert_eq!(volumes(&host), BTreeSet::new());
+    host.lighter(&["volume", "prune", "-f"]).ok();
+}

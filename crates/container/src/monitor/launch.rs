@@ -62,7 +62,11 @@ fn inside_volumes(request: &StartRequest) -> Result<(Spec, Vec<OwnedFd>), Failur
     let mut spec = request.spec.clone();
     let mut held = Vec::with_capacity(request.subpaths.len());
     for (at, path) in &request.subpaths {
-        let Some(mount) = spec.mounts.get_mut(*at) else { continue };
+        let Some(mount) = spec.mounts.get_mut(*at) else {
+            // Without it all of the volume would be mounted.
+            let chain = vec![format!("the configuration has no mount {at} for the path {path:?} of a volume")];
+            return Err(Failure { code: 125, kind: FailureKind::System, chain });
+        };
         let volume = mount.source.clone().unwrap_or_default();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let place = sys::Context::at(rustix::fs::open(&volume, flags, Mode::empty()), "open", volume.display())

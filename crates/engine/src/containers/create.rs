@@ -154,7 +154,7 @@ impl Engine {
             })?;
         }
         // Held until the container's record tells that it uses them.
-        let volumes = self.make_volumes(spec)?;
+        let volumes = self.make_volumes(spec).inspect_err(|_| self.forget_volumes(&meant.config))?;
         let containers = self.paths.containers();
         let status = Status::new(State::Created);
         let made = match ContainerDir::create(&containers, &meant.config, &status, durability) {

@@ -24,6 +24,7 @@ pub use types::{
     ContainerDetails, ContainerFilter, ContainerSummary, CreatedContainer, ExecSession, LogEntry, LogOptions, Posture,
     RemoveOptions, Repair, Said, SaidMount, SizeInfo, StartOptions,
 };
+pub(crate) use volumes::VolumeUsers;
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

@@ -207,7 +207,11 @@ impl Engine {
             }
             if !mount.subpath.is_empty() {
                 let at = config.spec.mounts.iter().position(|made| made.destination == Path::new(&mount.target));
-                subpaths.extend(at.map(|at| (at, PathBuf::from(&mount.subpath))));
+                // Never all of the volume instead of a part.
+                let at = at.ok_or_else(|| {
+                    Error::new(ErrorKind::Invalid, format!("the configuration has no mount at {}", mount.target))
+                })?;
+                subpaths.push((at, PathBuf::from(&mount.subpath)));
             }
         }
         Ok(subpaths)
@@ -235,17 +239,33 @@ impl Engine {
         }
     }
 
-    /// Which containers use which volume. Containers whose records cannot be read count for none.
-    pub(crate) fn volume_users(&self) -> Result<BTreeMap<String, Vec<container::ContainerId>>> {
-        let mut users: BTreeMap<String, Vec<container::ContainerId>> = BTreeMap::new();
+    /// Which containers use which volume.
+    pub(crate) fn volume_users(&self) -> Result<VolumeUsers> {
+        let mut users = VolumeUsers::default();
         for id in container::ContainerDir::list(&self.paths.containers())? {
-            let Ok(config) = self.container_dir(&id).and_then(|dir| Ok(dir.config()?)) else { continue };
+            let config = match self.container_dir(&id) {
+                Err(error) if error.kind() == ErrorKind::NoSuchContainer => continue,
+                dir => dir.and_then(|dir| Ok(dir.config()?)),
+            };
+            let Ok(config) = config else {
+                users.unknown.push(id);
+                continue;
+            };
             for mount in of(&config) {
-                users.entry(mount.name).or_default().push(id.clone());
+                users.known.entry(mount.name).or_default().push(id.clone());
             }
         }
         Ok(users)
     }
+}
+
+/// Who uses which volume.
+#[derive(Debug, Default)]
+pub(crate) struct VolumeUsers {
+    /// Containers by volume.
+    pub(crate) known: BTreeMap<String, Vec<container::ContainerId>>,
+    /// Containers whose records cannot be read: they may use any volume.
+    pub(crate) unknown: Vec<container::ContainerId>,
 }
 
 fn check_subpath(subpath: &str) -> Result<()> {
