@@ -164,6 +164,8 @@ fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
     let proc =
         rustix::fs::open("/proc", flags, Mode::empty()).at("open", "/proc").doing(|| "cannot open /proc".to_owned())?;
     lsm::set_labels(Some(proc.as_fd()), inside.confinement)?;
+    // Nothing of the host's that is not needed goes along: a container that may trace could see it there.
+    drop(proc);
     sys::process::join(inside.exec.init, namespaces).map_err(|cause| {
         if cause.errno() == Errno::SRCH {
             return Error::system("container not running", cause);
