@@ -20,6 +20,7 @@ mod pull;
 mod push;
 mod registries;
 mod run;
+mod runtime_crash;
 mod runtime_face;
 mod runtime_namespaces;
 mod runtime_process;
