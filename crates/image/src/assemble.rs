@@ -112,7 +112,10 @@ impl Assembly<'_> {
         let config = self.config(&manifest)?;
         let platform = config.platform.normalised();
         if let Some(wanted) = self.platform.as_ref().filter(|wanted| wanted.rank(&platform).is_none()) {
-            return Err(Error::NoPlatform { wanted: Box::new(wanted.clone()), offered: platform.to_string() });
+            return Err(Error::NoPlatform {
+                wanted: Box::new(wanted.clone()),
+                offered: platform.to_string().escape_debug().to_string(),
+            });
         }
         let diff_ids = &config.rootfs.diff_ids;
         if diff_ids.len() != manifest.layers.len() || diff_ids.len() > LAYERS_MAX {
@@ -228,7 +231,7 @@ impl Assembly<'_> {
         best.map(|(_, entry)| entry.clone()).ok_or_else(|| {
             let offered: Vec<String> =
                 index.manifests.iter().filter_map(|entry| entry.platform.as_ref()).map(ToString::to_string).collect();
-            Error::NoPlatform { wanted: Box::new(wanted), offered: offered.join(", ") }
+            Error::NoPlatform { wanted: Box::new(wanted), offered: offered.join(", ").escape_debug().to_string() }
         })
     }
 
@@ -237,7 +240,8 @@ impl Assembly<'_> {
         if !matches!(kind, "" | media_type::OCI_CONFIG | media_type::DOCKER_CONFIG) {
             let artifact = if manifest.artifact_type.is_empty() { kind } else { &manifest.artifact_type };
             return Err(Error::Unsupported(format!(
-                "this is not a container image but an artifact of type {artifact}"
+                "this is not a container image but an artifact of type {}",
+                artifact.escape_debug()
             )));
         }
         let bytes = self.document(&manifest.config, CONFIG_MAX, "image configuration")?;

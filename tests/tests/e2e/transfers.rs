@@ -398,3 +398,31 @@ fn an_index_of_indexes_goes_through_whole() {
     host.lighter(&["run", "--rm", &copy, "true"]).ok();
     assert_eq!(host.lighter(&["images", "-q", "--no-trunc", &copy]).ok().out(), outer);
 }
+
+#[test]
+fn what_an_image_says_of_itself_forges_no_lines() {
+    let host = Host::new();
+    let kind = "application/vnd.oci.image.manifest.v1+json";
+    let empty = json!({
+        "mediaType": "application/vnd.oci.empty.v1+json", "size": 2,
+        "digest": "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a",
+    });
+    let manifest = json!({
+        "schemaVersion": 2, "mediaType": kind, "artifactType": "x\nError: forged\nHint: run this",
+        "config": empty, "layers": [],
+    });
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+        "manifests": [{"mediaType": kind, "digest": empty["digest"], "size": 2,
+                       "platform": {"os": "x\nError: forged", "architecture": "y\nHint: run this"}}],
+    });
+    let server = Server::start(move |request| {
+        let document = if request.path.contains("/manifests/index") { &index } else { &manifest };
+        Response::ok(document["mediaType"].as_str().expect("a type"), document.to_string().as_bytes())
+    });
+    for (tag, words) in [("artifact", "artifact of type"), ("index", "no image for platform")] {
+        let output = host.lighter(&["pull", &format!("{}/a/b:{tag}", server.address())]);
+        output.rejected(words);
+        assert!(output.err().lines().all(|line| !line.starts_with("Error: forged")), "{output}");
+    }
+}

@@ -93,7 +93,9 @@ pub(super) fn load(inbound: &Inbound<'_>, index: &[u8], source: &dyn Source) -> 
             entries.iter().filter_map(|e| e.platform.as_ref()).map(ToString::to_string).collect();
         return Err(match offered.is_empty() {
             true => Error::malformed("index.json", "it lists no image"),
-            false => Error::NoPlatform { wanted: Box::new(wanted), offered: offered.join(", ") },
+            false => {
+                Error::NoPlatform { wanted: Box::new(wanted), offered: offered.join(", ").escape_debug().to_string() }
+            }
         });
     }
     for record in &loaded {

@@ -316,7 +316,7 @@ impl Upload<'_> {
     /// Sends all of the blob to `at`, which is where the upload goes on, whatever happens.
     fn chunks(&self, at: &mut Target, least: u64) -> Result<()> {
         let chunk = self.http().chunk().max(least.min(CHUNK_MAX));
-        let (mut offset, mut failures) = (0, 0);
+        let (mut offset, mut furthest, mut failures) = (0, 0, 0);
         while offset < self.blob.size {
             let length = chunk.min(self.blob.size - offset);
             let range = format!("{offset}-{}", offset + length - 1);
@@ -324,7 +324,10 @@ impl Upload<'_> {
                 Ok(response) => {
                     *at = self.http().location(&response, at)?;
                     offset += length;
-                    failures = 0;
+                    // What was sent before is no progress: a registry may forget it again and again.
+                    if offset > furthest {
+                        (furthest, failures) = (offset, 0);
+                    }
                     continue;
                 }
                 Err(_) if self.cancel.is_set() => return Err(Error::Cancelled),

@@ -24,6 +24,8 @@ struct Quirks {
     token: bool,
     /// Repository a blob may be mounted from.
     mounts: Option<&'static str>,
+    /// Second chunks fail, so many times, and the first is forgotten with them.
+    forgets: AtomicU32,
     /// Least bytes of a chunk but the last.
     chunk_min: usize,
     /// What a request to mount without a source is answered with, if not with an upload.
@@ -165,6 +167,11 @@ fn answer(asked: &Asked, state: &mut State, quirks: &Quirks, address: SocketAddr
             let start = asked.content_range.split('-').next().and_then(|start| start.parse().ok());
             if start != Some(state.uploads[upload].len()) {
                 return (416, nothing(), nothing());
+            }
+            let once = |left: u32| left.checked_sub(1);
+            if start > Some(0) && quirks.forgets.fetch_update(Ordering::Relaxed, Ordering::Relaxed, once).is_ok() {
+                state.uploads[upload].clear();
+                return (500, nothing(), nothing());
             }
             state.uploads[upload].extend(&asked.content);
             (202, place(upload), nothing())
@@ -316,6 +323,18 @@ fn broken_uploads_are_taken_up_again() {
     let (result, _) =
         push(&Registry::start(Quirks { cuts: 1000.into(), ..Quirks::default() }), &local(), &BTreeMap::new());
     assert!(matches!(result, Err(Error::Transport { .. })), "{result:?}");
+}
+
+#[test]
+fn a_registry_that_forgets_is_not_sent_things_for_ever() {
+    let quirks = Quirks { no_whole: true, forgets: 40.into(), ..Quirks::default() };
+    let registry = Registry::start(quirks);
+    let (result, _) = push(&registry, &local(), &BTreeMap::new());
+    assert!(matches!(result, Err(Error::Status { status: 500, .. })), "{result:?}");
+    let patches = registry.count("PATCH");
+    assert!(patches <= 12, "{patches} chunks were sent");
+    let quirks = Quirks { no_whole: true, forgets: 2.into(), ..Quirks::default() };
+    pushes(&Registry::start(quirks), &local());
 }
 
 #[test]
