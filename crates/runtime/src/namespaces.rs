@@ -136,6 +136,8 @@ fn pass(plan: &Plan<'_>, args: &CloneArgs<'_>, link: &Link, first: impl FnOnce()
         sys::process::unshare(Namespaces::TIME).doing(|| "cannot make a time namespace".to_owned())?;
         set_offsets(offsets)?;
     }
+    // Before the first process is among those of another container.
+    sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
     for (flag, file) in joins {
         sys::process::join(file, *flag).doing(|| "cannot join a namespace".to_owned())?;
     }
