@@ -3,7 +3,7 @@
 use engine::{Engine, Paths};
 
 use crate::commands::{
-    attach, df, exec, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save, start,
+    attach, df, exec, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save, start, store,
     system, transfer, volume,
 };
 use crate::failure::{Class, Outcome};
@@ -96,6 +96,11 @@ pub(crate) const GROUPS: &[Group] = &[
             ("remove", "volume rm"),
             ("rm", "volume rm"),
         ],
+    },
+    Group {
+        name: "store",
+        about: "Verify and repair what is stored",
+        words: &[("check", "store check"), ("repair", "store repair")],
     },
     Group {
         name: "system",
@@ -417,6 +422,20 @@ pub(crate) const VERBS: &[Verb] = &[
         Words::new("", 0, Some(0)),
         &[&[FORMAT_LONG, Flag::switch("verbose", "Each image, container and volume").short('v')]],
         df::parse,
+    )),
+    hidden(plain(
+        "store check",
+        "Verify all blobs, images, layers and volumes; exit code 1 when something is wrong",
+        Words::new("", 0, Some(0)),
+        &[&[FORMAT]],
+        store::parse_check,
+    )),
+    hidden(plain(
+        "store repair",
+        "Fetch or unpack again what is damaged, or remove it",
+        Words::new("", 0, Some(0)),
+        &[&[FORMAT]],
+        store::parse_repair,
     )),
     hidden(plain(
         "volume create",

@@ -30,7 +30,8 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{LayerRecord, Phase, Progress, Quiet};
 pub use images::{
     DiskUsage, HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImportOptions, LayerShare, Loaded, LoginKept,
-    PruneFilter, Pruned, PullOptions, PushOptions, Pushed, Removed,
+    Problem, ProblemKind, PruneFilter, Pruned, PullOptions, PushOptions, Pushed, Removed, RepairReport, Repaired,
+    StoreReport,
 };
 pub use info::Info;
 pub use paths::Paths;

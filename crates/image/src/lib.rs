@@ -12,6 +12,7 @@
 
 pub mod archive;
 mod assemble;
+pub mod check;
 mod closure;
 pub mod codec;
 pub mod content;

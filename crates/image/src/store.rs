@@ -298,6 +298,22 @@ impl ImageStore {
         Ok(vec![Removed::Untagged(name.to_owned())])
     }
 
+    /// Removes the record in `file`, whatever is in it, and brings `index.json` into step.
+    pub(crate) fn forget(&self, file: &str) -> Result<()> {
+        let _lock = self.lock()?;
+        self.unlink(file)?;
+        self.publish()
+    }
+
+    pub(crate) fn publish_alone(&self) -> Result<()> {
+        let _lock = self.lock()?;
+        self.publish()
+    }
+
+    pub(crate) fn content(&self) -> &ContentStore {
+        &self.content
+    }
+
     /// What the images need. A damaged record makes this an error: nothing may be collected while it is unknown what
     /// it needed.
     ///

@@ -11,6 +11,7 @@
 //! descriptor; nothing here follows a link out of a layer, executes, or prints.
 
 pub mod archive;
+mod check;
 pub mod error;
 mod extract;
 pub mod idmap;
@@ -26,6 +27,7 @@ mod walk;
 mod xattr;
 
 pub use archive::Limits;
+pub use check::Leftovers;
 pub use error::{Error, Result};
 pub use layers::LayerStore;
 pub use staging::{LayerStats, Staging};

@@ -26,6 +26,7 @@ mod runtime_namespaces;
 mod runtime_process;
 mod save;
 mod soak;
+mod store;
 mod streams;
 mod terminals;
 mod transfers;

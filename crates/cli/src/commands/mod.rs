@@ -16,6 +16,7 @@ pub(crate) mod push;
 pub(crate) mod run;
 pub(crate) mod save;
 pub(crate) mod start;
+pub(crate) mod store;
 pub(crate) mod system;
 pub(crate) mod transfer;
 pub(crate) mod volume;

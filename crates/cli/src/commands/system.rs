@@ -12,7 +12,7 @@ use crate::format::units;
 use crate::output;
 
 /// The template of `--format`; `json` prints the whole value.
-fn template(args: &Args) -> Outcome<Option<Template>> {
+pub(crate) fn template(args: &Args) -> Outcome<Option<Template>> {
     let text = match args.one("format") {
         None | Some("") => return Ok(None),
         Some("json") => "{{json .}}",
@@ -21,7 +21,7 @@ fn template(args: &Args) -> Outcome<Option<Template>> {
     Template::parse(text).map(Some).map_err(|error| Failure::usage(format!("--format: {error}")))
 }
 
-fn show(template: &Template, value: &Value) -> Outcome<u8> {
+pub(crate) fn show(template: &Template, value: &Value) -> Outcome<u8> {
     let text = template
         .render(value)
         .map_err(|error| Failure::usage_hint(format!("--format: {error}"), "--format json shows every field"))?;

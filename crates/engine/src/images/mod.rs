@@ -1,11 +1,13 @@
 //! Images: the verbs, and the seam between the registry client, the archives and the layer store.
 
+mod check;
 mod collect;
 mod filter;
 mod inbound;
 mod outbound;
 mod reclaim;
 mod registry;
+mod repair;
 mod sink;
 mod types;
 
@@ -16,7 +18,9 @@ use image::{ContentStore, ImageRecord, ImageStore};
 use oci::image::ImageConfig;
 use oci::{Digest, Reference};
 
+pub use check::{Problem, ProblemKind, StoreReport};
 pub use reclaim::{DiskUsage, LayerShare, PruneFilter, Pruned};
+pub use repair::{RepairReport, Repaired};
 pub use types::{
     HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, LoginKept, PullOptions, PushOptions,
     Pushed, Removed,

@@ -1,0 +1,166 @@
+//! `store check` and `store repair`: damage done to a store by hand is found, and cured.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use testkit::image::Packing;
+use testkit::registry::Registry;
+use testkit::{Host, Image};
+
+/// The largest file, or the first directory, in `dir`.
+fn largest(dir: &Path) -> PathBuf {
+    let entries = std::fs::read_dir(dir).expect("a directory of the store").flatten();
+    let size = |path: &PathBuf| path.symlink_metadata().map_or(0, |meta| meta.len());
+    entries.map(|entry| entry.path()).max_by_key(size).expect("something is in it")
+}
+
+/// The directory of the only layer.
+fn layer(host: &Host) -> PathBuf {
+    let entries = std::fs::read_dir(host.root().join("layers")).expect("layers").flatten();
+    let mut names = entries.map(|entry| entry.path()).filter(|path| !path.ends_with(".staging"));
+    names.next().expect("a layer")
+}
+
+fn check(host: &Host, code: i32) -> Value {
+    host.lighter(&["store", "check", "--format", "json"]).exits(code).json()
+}
+
+/// The kinds of the problems a check finds.
+#[track_caller]
+fn kinds(host: &Host) -> Vec<String> {
+    let report = check(host, 1);
+    assert_eq!(report["Sound"], false);
+    let problems = report["Problems"].as_array().expect("a list");
+    problems.iter().map(|problem| problem["Kind"].as_str().expect("a kind").to_owned()).collect()
+}
+
+/// Repairs, and asserts that the image runs and the store is sound.
+#[track_caller]
+fn cured(host: &Host, image: &str) {
+    host.lighter(&["store", "repair"]).ok();
+    let report = check(host, 0);
+    assert_eq!(report["Problems"].as_array().map(Vec::len), Some(0), "{report}");
+    assert_eq!(host.lighter(&["run", "--rm", "--pull", "never", image, "echo", "whole"]).ok().out(), "whole");
+}
+
+#[test]
+fn a_sound_store_is_sound() {
+    let host = Host::with_busybox();
+    host.lighter(&["volume", "create", "db"]).ok();
+    let report = check(&host, 0);
+    assert_eq!((&report["Sound"], &report["Images"], &report["Layers"]), (&true.into(), &1.into(), &1.into()));
+    assert_eq!((&report["Blobs"], &report["Volumes"]), (&3.into(), &1.into()), "{report}");
+    let text = host.lighter(&["store", "check"]).ok().out();
+    assert!(text.starts_with("sound: checked 1 images, 3 blobs ("), "{text}");
+    host.lighter(&["store", "repair"]).ok();
+    assert_eq!(check(&host, 0), report, "a repair of a sound store changes nothing");
+}
+
+#[test]
+fn damaged_layers_are_unpacked_again() {
+    let host = Host::with_busybox();
+    let dir = layer(&host);
+    let program = dir.join("diff/bin/busybox");
+    std::fs::remove_file(&program).expect("a file of the layer");
+    assert_eq!(kinds(&host), ["layer"]);
+    cured(&host, "busybox");
+    let file = std::fs::OpenOptions::new().write(true).open(&program).expect("unpacked again");
+    file.set_len(1000).expect("cut");
+    assert_eq!(kinds(&host), ["layer"]);
+    cured(&host, "busybox");
+    std::fs::remove_dir_all(&dir).expect("removed");
+    assert_eq!(kinds(&host), ["layer"]);
+    cured(&host, "busybox");
+    std::fs::write(dir.join("meta"), "{").expect("damaged");
+    assert_eq!(kinds(&host), ["layer"]);
+    cured(&host, "busybox");
+}
+
+#[test]
+fn what_a_running_container_stands_on_stays() {
+    let host = Host::with_busybox();
+    let id = host.detached(&[], &["sleep", "1000"]);
+    let dir = layer(&host);
+    std::fs::write(dir.join("diff/extra"), "").expect("one file too many");
+    let output = host.lighter(&["store", "repair"]);
+    assert!(output.exits(1).out().contains(&format!("container {} runs on it", &id[..12])), "{output}");
+    host.lighter(&["exec", &id, "true"]).ok();
+    host.lighter(&["kill", &id]).ok();
+    host.lighter(&["wait", &id]).ok();
+    let output = host.lighter(&["store", "repair"]);
+    assert!(output.ok().out().contains(&format!("stopped container {} gets it anew", &id[..12])), "{output}");
+    host.lighter(&["start", &id]).ok();
+    host.lighter(&["exec", &id, "true"]).ok();
+}
+
+#[test]
+fn damaged_blobs_come_from_the_registry() {
+    let registry = Registry::start();
+    let host = Host::new();
+    let name = registry.reference("app:1");
+    registry.push_layout(&Image::busybox("app:1").oci_layout(Packing::Gzip), "app:1");
+    host.lighter(&["pull", "-q", &name]).ok();
+    let blobs = host.root().join("content/blobs/sha256");
+    let blob = largest(&blobs);
+    let bytes = std::fs::read(&blob).expect("a blob");
+    for damage in ["flipped", "truncated", "missing"] {
+        match damage {
+            "flipped" => {
+                let mut bytes = bytes.clone();
+                bytes[1000] ^= 1;
+                std::fs::write(&blob, bytes).expect("damaged");
+            }
+            "truncated" => std::fs::write(&blob, &bytes[..5000]).expect("damaged"),
+            _ => std::fs::remove_file(&blob).expect("removed"),
+        }
+        assert_eq!(kinds(&host), ["blob"], "{damage}");
+        cured(&host, &name);
+        assert_eq!(std::fs::read(&blob).expect("a blob again"), bytes, "{damage}");
+    }
+    // All documents and the layer at once.
+    for entry in std::fs::read_dir(&blobs).expect("blobs").flatten() {
+        std::fs::write(entry.path(), "damaged").expect("damaged");
+    }
+    assert_eq!(kinds(&host), ["blob", "blob", "blob"]);
+    std::fs::remove_dir_all(layer(&host)).expect("removed");
+    cured(&host, &name);
+    let record = largest(&host.root().join("images"));
+    let text = std::fs::read(&record).expect("a record");
+    std::fs::write(&record, &text[..text.len() / 2]).expect("damaged");
+    assert_eq!(kinds(&host)[0], "record");
+    cured(&host, &name);
+}
+
+#[test]
+fn what_cannot_be_fetched_is_removed_and_said() {
+    let host = Host::new();
+    // Nobody listens there.
+    host.load(&Image::busybox("127.0.0.1:1/gone:1"));
+    let blob = largest(&host.root().join("content/blobs/sha256"));
+    std::fs::write(&blob, "cut").expect("damaged");
+    host.lighter(&["create", "--name", "user", "127.0.0.1:1/gone:1", "true"]).ok();
+    let output = host.lighter(&["store", "repair"]);
+    assert!(output.exits(1).out().contains("is made from it, and cannot be fetched"), "{output}");
+    host.lighter(&["start", "-a", "user"]).ok();
+    host.lighter(&["rm", "user"]).ok();
+    let output = host.lighter(&["store", "repair"]);
+    assert!(output.ok().out().contains("127.0.0.1:1/gone:1 removed: it is broken"), "{output}");
+    assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "");
+    assert_eq!(check(&host, 0)["Blobs"], 0);
+}
+
+#[test]
+fn damaged_records_of_volumes_stay_with_their_data() {
+    let host = Host::with_busybox();
+    host.sh(&["-v", "db:/data"], "echo kept > /data/file").ok();
+    let dir = host.root().join("volumes/db");
+    std::fs::write(dir.join("record"), "{").expect("damaged");
+    std::fs::write(host.root().join("content/index.json"), "{").expect("damaged");
+    assert_eq!(kinds(&host), ["volume", "index"]);
+    let output = host.lighter(&["store", "repair"]);
+    assert!(output.exits(1).out().contains("lighter volume rm db"), "{output}");
+    assert_eq!(std::fs::read_to_string(dir.join("_data/file")).expect("the data"), "kept\n");
+    assert_eq!(kinds(&host), ["volume"], "the index is written anew");
+    host.lighter(&["volume", "rm", "db"]).ok();
+    assert_eq!(check(&host, 0)["Sound"], true);
+}
