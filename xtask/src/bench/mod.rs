@@ -8,6 +8,7 @@ mod memory;
 mod peers;
 mod report;
 mod rows;
+mod stores;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,19 +23,24 @@ const ROUNDS: usize = 20;
 /// Longer than any command here takes on a machine that works.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Measures every row, prints the table, and writes `target/bench.json`.
+/// Measures every row, prints the table, and writes `target/bench.json`. The word `pull` measures instead what takes
+/// minutes: a large image from the registry that the peers' script fills.
 pub(crate) fn run(words: &[&str]) -> Outcome {
     let rounds = match words {
-        [] => ROUNDS,
-        [number] => number.parse().map_err(|_| format!("not a number of rounds: {number}"))?,
-        _ => return Err("cargo xtask bench [ROUNDS]".to_owned()),
+        ["pull"] => None,
+        [] => Some(ROUNDS),
+        [number] => Some(number.parse().map_err(|_| format!("not a number of rounds: {number}"))?),
+        _ => return Err("cargo xtask bench [ROUNDS|pull]".to_owned()),
     };
     packages::install()?;
     checks::build()?;
     images::make()?;
     let host = testkit::Host::alone();
     let peers = Peers::find(&host)?;
-    let rows = rows::measure(&host, &peers, rounds)?;
+    let rows = match rounds {
+        Some(rounds) => rows::measure(&host, &peers, rounds)?,
+        None => vec![stores::pull(&host, &peers)],
+    };
     let text = report::table(&rows);
     crate::say(&text);
     report::write(&rows, &peers.described())

@@ -3,30 +3,42 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use testkit::{Host, Image, debian, image};
 
 use super::peers::Peers;
 use super::report::Row;
-use super::{Entry, memory, output, race};
+use super::{Entry, memory, output, race, stores};
 
 /// The peers' name for the benchmark's image.
 const IMAGE: &str = "lighter-bench:1";
 
+/// An image made from Debian's packages, one layer.
+pub(super) const DEBIAN: &str = "lighter-bench-debian:1";
+
 /// Rounds of rows whose commands take seconds.
-const FEW: usize = 3;
+pub(super) const FEW: usize = 3;
+
+/// Containers that a crowd's row starts at the same time.
+const CROWD: usize = 64;
 
 /// Measures every row.
 pub(super) fn measure(host: &Host, peers: &Peers, rounds: usize) -> Result<Vec<Row>, String> {
     host.load(&Image::busybox("busybox:latest"));
     let engines = engines(peers)?;
     let bundle = bundle(peers.shared())?;
+    let full = full_bundle(host, peers.shared())?;
     let rows = vec![
-        bare(host, peers, &bundle, rounds),
+        bare(host, peers, "OCI run of /bin/true from a bundle", &bundle, rounds),
+        bare(host, peers, "the same with docker's default configuration: seccomp, masks, limits", &full, rounds),
+        crowd(host, peers, &bundle),
         with_image(host, peers, &engines, rounds),
         exec(host, peers, &engines, rounds)?,
         memory::idle(host, peers, &engines, IMAGE)?,
         load(host, peers, &engines)?,
+        stores::save(host, peers)?,
+        stores::remove(host, peers)?,
+        stores::create(host, peers, rounds)?,
     ];
     for engine in engines {
         if let Some(mut command) = peers.command(engine) {
@@ -54,7 +66,7 @@ fn engines(peers: &Peers) -> Result<Vec<&'static str>, String> {
     Ok(engines)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     std::fs::write(path, bytes).map_err(|error| format!("{}: {error}", path.display()))
 }
 
@@ -119,12 +131,66 @@ fn unique(name: &str, round: usize) -> String {
     format!("lighter-bench-{}-{name}-{round}", std::process::id())
 }
 
-fn bare(host: &Host, peers: &Peers, bundle: &Path, rounds: usize) -> Row {
+/// The same root file system under what a container gets by default, in the host's users because runc and crun would
+/// need files with owners of their own: the whole seccomp list, all masks, and limits in every controller.
+fn full_bundle(host: &Host, shared: &Path) -> Result<PathBuf, String> {
+    let dir = shared.join("full");
+    std::fs::create_dir_all(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    let flags = ["--network", "none", "--userns", "host", "--cpus", "1", "--memory", "512m", "--pids-limit", "512"];
+    let id = output(host.command(&[&["create"], flags.as_slice(), &["busybox", "/bin/true"]].concat()))?;
+    let record = host.root().join("containers").join(&id).join("config");
+    let text = std::fs::read(&record).map_err(|error| format!("{}: {error}", record.display()))?;
+    output(host.command(&["rm", &id]))?;
+    let record: Value = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", record.display()))?;
+    let mut config = record["spec"].clone();
+    config["root"] = json!({"path": "../bundle/rootfs", "readonly": false});
+    if let Some(linux) = config["linux"].as_object_mut() {
+        linux.remove("cgroupsPath");
+    }
+    if let Some(mounts) = config["mounts"].as_array_mut() {
+        // The files of /etc belong to a container's directory, which a bundle has not.
+        mounts.retain(|mount| mount["type"] != "bind");
+    }
+    write(&dir.join("config.json"), config.to_string().as_bytes())?;
+    Ok(dir)
+}
+
+/// Many bare runs at the same time: the time until the last has ended.
+fn crowd(host: &Host, peers: &Peers, bundle: &Path) -> Row {
+    let words = |name: &str, command: &Command, round: usize| {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(|word| format!("'{}'", word.to_string_lossy())).collect();
+        let script = format!(
+            "for i in $(seq {CROWD}); do {} --bundle '{}' {}-$i & pids=\"$pids $!\"; done; \
+             for p in $pids; do wait $p || exit 1; done",
+            words.join(" "),
+            peers.seen_by(name, bundle).display(),
+            unique(name, round),
+        );
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(script);
+        shell
+    };
+    let mut entries =
+        vec![Entry::new("lighter-runtime", move |round| words("own", &peers.alike(host.runtime(&["run"])), round))];
+    for name in ["crun", "runc"] {
+        if peers.command(name).is_some() {
+            entries.push(Entry::new(name, move |round| {
+                let mut command = peers.command(name).unwrap_or_else(|| Command::new(name));
+                command.arg("run");
+                words(name, &command, round)
+            }));
+        }
+    }
+    race("OCI run of /bin/true, 64 at the same time", &entries, FEW)
+}
+
+fn bare(host: &Host, peers: &Peers, name: &'static str, bundle: &Path, rounds: usize) -> Row {
     let mut entries = vec![Entry::new("lighter-runtime", |round| {
         peers.alike(host.runtime(&["run", "--bundle", &bundle.to_string_lossy(), &unique("own", round)]))
     })];
     entries.extend(runtimes(peers, bundle));
-    race("OCI run of /bin/true from a bundle", &entries, rounds)
+    race(name, &entries, rounds)
 }
 
 fn with_image(host: &Host, peers: &Peers, engines: &[&'static str], rounds: usize) -> Row {
@@ -193,15 +259,14 @@ fn exec(host: &Host, peers: &Peers, engines: &[&'static str], rounds: usize) -> 
 }
 
 fn load(host: &Host, peers: &Peers, engines: &[&'static str]) -> Result<Row, String> {
-    const NAME: &str = "lighter-bench-debian:1";
     let rootfs = debian::rootfs("bookworm");
     let layer = std::fs::read(&rootfs).map_err(|error| format!("{}: {error}", rootfs.display()))?;
     let archive = peers.shared().join("debian.tar");
-    write(&archive, &Image::empty(NAME).layer(layer).docker_archive().tar())?;
+    write(&archive, &Image::empty(DEBIAN).layer(layer).docker_archive().tar())?;
     let file = archive.to_string_lossy().into_owned();
     let mut entries = vec![
         Entry::new("lighter", |_| peers.alike(host.command(&["load", "-i", &file])))
-            .after(|_| host.command(&["rmi", "-f", NAME])),
+            .after(|_| host.command(&["rmi", "-f", DEBIAN])),
     ];
     for engine in engines.iter().copied() {
         let file = peers.seen_by(engine, &archive);
@@ -213,7 +278,7 @@ fn load(host: &Host, peers: &Peers, engines: &[&'static str]) -> Result<Row, Str
         };
         entries.push(Entry::new(engine, make).after(move |_| {
             let mut command = base();
-            command.args(["rmi", "-f", NAME]);
+            command.args(["rmi", "-f", DEBIAN]);
             command
         }));
     }
