@@ -164,3 +164,25 @@ fn damaged_records_of_volumes_stay_with_their_data() {
     host.lighter(&["volume", "rm", "db"]).ok();
     assert_eq!(check(&host, 0)["Sound"], true);
 }
+
+#[test]
+fn a_layer_stays_while_a_container_cannot_say_what_it_stands_on() {
+    use std::os::unix::fs::MetadataExt as _;
+    let host = Host::with_busybox();
+    let id = host.detached(&["--name", "user"], &["sleep", "600"]);
+    let diff = layer(&host).join("diff");
+    std::fs::write(diff.join("added"), "x").expect("damaged");
+    assert_eq!(kinds(&host), ["layer"]);
+    let inode = || std::fs::metadata(&diff).expect("the layer stays").ino();
+    let (before, record) = (inode(), host.root().join("containers").join(&id).join("config"));
+    let right = std::fs::read_to_string(&record).expect("a record");
+    // As another version of this program leaves it.
+    std::fs::write(&record, right.replacen(r#""version":1"#, r#""version":99"#, 1)).expect("change it");
+    let output = host.lighter(&["store", "repair"]);
+    assert!(output.exits(1).out().contains("a container's record cannot be read"), "{output}");
+    assert_eq!(inode(), before);
+    std::fs::write(&record, right).expect("put it back");
+    assert_eq!(host.lighter(&["exec", "user", "cat", "/added"]).ok().out(), "x");
+    host.lighter(&["rm", "-f", "user"]).ok();
+    host.lighter(&["store", "repair"]).ok();
+}

@@ -112,7 +112,8 @@ impl Engine {
         for id in ContainerDir::list(&self.paths.containers())? {
             let Ok(dir) = self.container_dir(&id) else { continue };
             let Some(image) = dir.config().ok().and_then(|config| config.image) else { continue };
-            let runs = dir.observe().is_ok_and(|observed| container::dir::is_active(observed.state()));
+            // One whose status cannot be read may.
+            let runs = dir.observe().map_or(true, |observed| container::dir::is_active(observed.state()));
             for layer in image.chain {
                 let entry = standing.entry(layer).or_default();
                 entry.containers.push(id.short().to_owned());

@@ -244,7 +244,14 @@ impl Engine {
         };
         let mut again: BTreeMap<Digest, ImageRecord> = BTreeMap::new();
         self.alone(|| {
-            // Nobody can start a container on them now.
+            // Nobody can start a container on them now; one that cannot say may run on any of them.
+            if self.chains_of_containers()?.is_none() {
+                for chain in damaged {
+                    let what = "stays as it is: a container's record cannot be read; lighter rm removes it first";
+                    report.note(ProblemKind::Layer(chain.clone()), what);
+                }
+                return Ok(());
+            }
             let (layers, standing) = (self.layers()?, self.standing()?);
             for chain in damaged {
                 let kind = ProblemKind::Layer(chain.clone());
