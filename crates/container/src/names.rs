@@ -4,7 +4,9 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, readlinkat, symlinkat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Mode, OFlags, RenameFlags, openat, readlinkat, renameat, renameat_with, symlinkat, unlinkat,
+};
 use rustix::io::Errno;
 use sys::Context;
 use sys::fs::Durability;
@@ -32,36 +34,62 @@ impl Names {
     /// # Errors
     /// [`Error::NameInUse`] when another container has it.
     pub fn reserve(&self, name: &ContainerName, id: &ContainerId, durability: Durability) -> Result<()> {
-        match symlinkat(id.as_str(), &self.0, name.as_str()) {
-            Ok(()) => {}
-            Err(Errno::EXIST) => {
-                return match self.lookup(name)? {
-                    Some(owner) if owner == *id => Ok(()),
-                    Some(owner) => Err(Error::NameInUse { name: name.clone(), id: owner }),
-                    None => Err(Error::Refused(crate::lifecycle::Refused::Unexpected)),
-                };
+        let mut made = symlinkat(id.as_str(), &self.0, name.as_str());
+        if made == Err(Errno::EXIST) {
+            match self.lookup(name)? {
+                Some(owner) if owner == *id => return Ok(()),
+                Some(owner) => return Err(Error::NameInUse { name: name.clone(), id: owner }),
+                None => {
+                    self.set_aside(name, id)?;
+                    made = symlinkat(id.as_str(), &self.0, name.as_str());
+                }
             }
-            Err(errno) => return Err(errno).at("symlinkat", name).doing("reserving the container's name"),
         }
+        if made == Err(Errno::EXIST)
+            && let Some(owner) = self.lookup(name)?
+        {
+            return Err(Error::NameInUse { name: name.clone(), id: owner });
+        }
+        made.at("symlinkat", name).doing("reserving the container's name")?;
         match durability {
             Durability::Durable => sys::fs::sync_dir(&self.0, "names").doing("syncing the directory of names"),
             Durability::Volatile => Ok(()),
         }
     }
 
-    /// The container that has `name`.
+    /// Takes an entry that is no link to an id out of the way. What was there is removed, or kept under a name that no
+    /// container can have when it is a directory with something in it.
+    fn set_aside(&self, name: &ContainerName, id: &ContainerId) -> Result<()> {
+        let aside = format!(".{}.{}", name.as_str(), id.short());
+        match renameat(&self.0, name.as_str(), &self.0, &aside) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(()),
+            Err(errno) => return Err(errno).at("renameat", name).doing("setting a damaged name aside"),
+        }
+        if self.read(&aside, name)?.is_some() {
+            // Somebody else repaired it between our look and our rename: theirs goes back.
+            let back = renameat_with(&self.0, &aside, &self.0, name.as_str(), RenameFlags::NOREPLACE);
+            return back.at("renameat2", name).doing("giving a name back");
+        }
+        // What cannot be removed is out of the way all the same.
+        if unlinkat(&self.0, &aside, AtFlags::empty()).is_err() {
+            let _ = unlinkat(&self.0, &aside, AtFlags::REMOVEDIR);
+        }
+        Ok(())
+    }
+
+    /// The container that has `name`. An entry that is no link to an id gives the name to nobody.
     ///
     /// # Errors
-    /// [`Error::Damaged`] when the entry is no link to an id.
+    /// When the directory cannot be read.
     pub fn lookup(&self, name: &ContainerName) -> Result<Option<ContainerId>> {
-        let damaged = |reason: String| Error::Damaged { path: Path::new("names").join(name.as_str()), reason };
-        match readlinkat(&self.0, name.as_str(), Vec::with_capacity(80)) {
-            Ok(target) => {
-                let target = target.to_string_lossy();
-                target.parse().map(Some).map_err(|error: crate::id::InvalidId| damaged(error.to_string()))
-            }
-            Err(Errno::NOENT) => Ok(None),
-            Err(Errno::INVAL) => Err(damaged("it is no symbolic link".to_owned())),
+        self.read(name.as_str(), name)
+    }
+
+    fn read(&self, entry: &str, name: &ContainerName) -> Result<Option<ContainerId>> {
+        match readlinkat(&self.0, entry, Vec::with_capacity(80)) {
+            Ok(target) => Ok(target.to_string_lossy().parse().ok()),
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
             Err(errno) => Err(errno).at("readlinkat", name).doing("looking up the container's name"),
         }
     }
@@ -119,7 +147,27 @@ mod tests {
         names.release(&web, &one).expect("released");
         names.release(&web, &one).expect("released already");
         assert_eq!(names.lookup(&web).expect("looked up"), None);
-        std::fs::write(scratch.path().join("web"), "x").expect("written");
-        assert!(matches!(names.lookup(&web), Err(Error::Damaged { .. })));
+    }
+
+    #[test]
+    fn a_damaged_entry_blocks_no_name() {
+        let scratch = Scratch::new("names-damaged");
+        let names = Names::open(scratch.path()).expect("opened");
+        let (one, web) = (ContainerId::from_random(&[1; 32]), "web".parse::<ContainerName>().expect("a name"));
+        let path = scratch.path().join("web");
+        let spoil: [&dyn Fn(); 4] = [
+            &|| std::fs::write(&path, "x").expect("written"),
+            &|| std::fs::create_dir(&path).expect("made"),
+            &|| std::os::unix::fs::symlink("nowhere", &path).expect("linked"),
+            &|| std::fs::create_dir_all(path.join("full")).expect("made"),
+        ];
+        for spoil in spoil {
+            spoil();
+            assert_eq!(names.lookup(&web).expect("looked up"), None);
+            names.release(&web, &one).expect("nothing to release");
+            names.reserve(&web, &one, Durability::Durable).expect("reserved");
+            assert_eq!(names.list().expect("listed"), [(web.clone(), one.clone())]);
+            names.release(&web, &one).expect("released");
+        }
     }
 }
