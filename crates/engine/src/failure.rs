@@ -8,9 +8,18 @@ use crate::{Error, ErrorKind};
 fn kind_of(errno: Errno) -> ErrorKind {
     match errno {
         Errno::NOSPC | Errno::DQUOT => ErrorKind::NoSpace,
-        Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::OPNOTSUPP | Errno::ROFS => ErrorKind::Unsupported,
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::OPNOTSUPP => ErrorKind::Unsupported,
         _ => ErrorKind::System,
     }
+}
+
+/// The error of a refused system call with what is known to help against it.
+fn refused(errno: Errno, sentence: String) -> Error {
+    if errno == Errno::ROFS {
+        return Error::new(ErrorKind::System, sentence)
+            .hint("the file system is mounted read-only: remount it writable, or name another data root with --root");
+    }
+    with_hint(kind_of(errno), sentence)
 }
 
 /// An error of `kind` with what is known to help against it.
@@ -29,14 +38,16 @@ fn with_hint(kind: ErrorKind, sentence: String) -> Error {
 
 impl From<sys::Error> for Error {
     fn from(error: sys::Error) -> Self {
-        with_hint(kind_of(error.errno()), error.to_string())
+        refused(error.errno(), error.to_string())
     }
 }
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {
-        let kind = error.raw_os_error().map_or(ErrorKind::System, |errno| kind_of(Errno::from_raw_os_error(errno)));
-        with_hint(kind, error.to_string())
+        match error.raw_os_error() {
+            Some(errno) => refused(Errno::from_raw_os_error(errno), error.to_string()),
+            None => Self::new(ErrorKind::System, error.to_string()),
+        }
     }
 }
 
@@ -44,7 +55,7 @@ impl From<container::Error> for Error {
     fn from(error: container::Error) -> Self {
         use container::Error as Below;
         match error {
-            Below::System { doing, source } => with_hint(kind_of(source.errno()), doing.to_owned()).because(source),
+            Below::System { doing, source } => refused(source.errno(), doing.to_owned()).because(source),
             Below::Damaged { .. } => Self::new(ErrorKind::Damaged, error.to_string())
                 .hint("the container cannot be repaired; lighter rm -f removes it"),
             Below::NotFound(name) => Self::new(ErrorKind::NoSuchContainer, format!("No such container: {name}")),
@@ -110,7 +121,7 @@ impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
         use storage::Error as Below;
         match &error {
-            Below::Sys(cause) => with_hint(kind_of(cause.errno()), error.to_string()),
+            Below::Sys(cause) => refused(cause.errno(), error.to_string()),
             Below::Truncated
             | Below::Malformed { .. }
             | Below::Refused { .. }
@@ -137,7 +148,7 @@ impl From<image::Error> for Error {
         use image::Error as Below;
         let sentence = error.to_string();
         match error {
-            Below::Sys(cause) => with_hint(kind_of(cause.errno()), sentence),
+            Below::Sys(cause) => refused(cause.errno(), sentence),
             Below::Read { source, .. } => {
                 let kind = Self::from(source).kind();
                 let kind = if kind == ErrorKind::System { ErrorKind::BadImage } else { kind };
@@ -229,6 +240,13 @@ mod tests {
             assert_eq!(error.kind(), kind, "{errno:?}");
             assert_eq!(error.hint_text().is_some(), kind != ErrorKind::System);
         }
+    }
+
+    #[test]
+    fn a_read_only_data_root_is_said_to_be_one() {
+        let error = Error::from(sys::Error::new("mkdirat", "x", Errno::ROFS));
+        assert_eq!(error.kind(), ErrorKind::System);
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("read-only")));
     }
 
     #[test]
