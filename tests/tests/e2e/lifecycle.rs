@@ -235,3 +235,37 @@ fn two_starts_at_once_start_it_once() {
     host.lighter(&["rm", "-f", "box"]).ok();
     host.assert_clean();
 }
+
+#[test]
+fn starting_what_is_not_there_fails_with_one() {
+    let host = Host::new();
+    host.lighter(&["start", "nosuch"]).refused(1, "No such container: nosuch");
+    host.lighter(&["start", "-a", "nosuch"]).refused(1, "No such container: nosuch");
+}
+
+#[test]
+fn whoever_loses_a_race_of_starts_succeeds_too() {
+    let host = Host::with_busybox();
+    host.lighter(&["create", "--name", "web", "busybox", "sleep", "60"]).ok();
+    let starts: Vec<_> = (0..4).map(|_| host.spawn(&["start", "web"])).collect();
+    for start in starts {
+        assert_eq!(start.finish(std::time::Duration::from_secs(60)).ok().out(), "web");
+    }
+    assert_eq!(host.inspect("web")["State"]["Status"], "running");
+    host.lighter(&["rm", "-f", "web"]).ok();
+}
+
+#[test]
+fn a_damaged_name_blocks_no_container() {
+    let host = Host::with_busybox();
+    host.lighter(&["create", "--name", "web", "busybox", "true"]).ok();
+    let name = host.root().join("names/web");
+    std::fs::remove_file(&name).expect("the name is a link");
+    std::fs::write(&name, "not a link").expect("written");
+    host.lighter(&["start", "web"]).refused(1, "No such container: web");
+    host.lighter(&["create", "--name", "web", "busybox", "true"]).ok();
+    host.lighter(&["start", "-a", "web"]).ok();
+    host.lighter(&["rm", "web"]).ok();
+    host.lighter(&["container", "prune", "-f"]).ok();
+    assert!(!name.exists());
+}

@@ -1,7 +1,9 @@
 //! `start`.
 
+use std::time::{Duration, Instant};
+
 use container::record::State;
-use engine::{Engine, StartOptions};
+use engine::{ContainerId, Engine, ErrorKind, StartOptions};
 
 use super::run::{attend, detach_keys};
 use crate::failure::{Class, Failure, Outcome};
@@ -10,6 +12,11 @@ use crate::output;
 use crate::ui::keys::Detach;
 use crate::ui::relay::Plan;
 use crate::ui::terminal;
+
+/// How long another command's start may take; the engine's own bound on one.
+const OTHER_START_LIMIT: Duration = Duration::from_secs(120);
+/// How often to look how far it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Reads `start`'s flags.
 ///
@@ -33,7 +40,7 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
         for name in &names {
             if let Err(failure) = background(&engine, name) {
                 failure.report();
-                code = code.max(failure.code(Class::Process));
+                code = code.max(failure.code(Class::Plain));
             }
         }
         Ok(code)
@@ -45,9 +52,25 @@ fn background(engine: &Engine, name: &str) -> Outcome<()> {
     let details = engine.inspect(&id, false)?;
     // Docker's start of a running container is no error and no change.
     if !matches!(details.state, State::Running | State::Stopping) {
-        engine.start_detached(&id)?;
+        if let Err(error) = engine.start_detached(&id) {
+            let lost_a_race = error.kind() == ErrorKind::Conflict && started_by_another(engine, &id)?;
+            if !lost_a_race {
+                return Err(error.into());
+            }
+        }
     }
     output::line(name)
+}
+
+/// Whether another command's start is what ours collided with, and has come to its end: the container runs, or ran.
+fn started_by_another(engine: &Engine, id: &ContainerId) -> Outcome<bool> {
+    let deadline = Instant::now() + OTHER_START_LIMIT;
+    loop {
+        match engine.inspect(id, false)?.state {
+            State::Starting if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
+            state => return Ok(matches!(state, State::Running | State::Stopping | State::Exited)),
+        }
+    }
 }
 
 fn foreground(engine: &Engine, name: &str, interactive: bool, forward_signals: bool, detach: Detach) -> Outcome<u8> {
