@@ -82,6 +82,7 @@ pub(crate) const GROUPS: &[Group] = &[
             ("rm", "rmi"),
             ("save", "save"),
             ("tag", "tag"),
+            ("untag", "untag"),
         ],
     },
     Group {
@@ -168,7 +169,7 @@ pub(crate) const VERBS: &[Verb] = &[
         &[container::CONTAINER, container::CONTAINER_LATER],
         run::parse_create,
     ),
-    process(
+    plain(
         "start",
         "Start containers",
         CONTAINERS,
@@ -366,6 +367,13 @@ pub(crate) const VERBS: &[Verb] = &[
         transfer::parse_import,
     ),
     plain("tag", "Give an image another name", Words::new("IMAGE NAME[:TAG]", 2, Some(2)), &[], images::parse_tag),
+    plain(
+        "untag",
+        "Take names from an image, which stays",
+        Words::new("IMAGE [NAME[:TAG]...]", 1, None),
+        &[],
+        images::parse_untag,
+    ),
     plain(
         "rmi",
         "Remove images",

@@ -128,6 +128,33 @@ impl ImageStore {
         self.put(ImageRecord { reference: Some(reference.clone()), ..record.clone() })
     }
 
+    /// Takes `names` away from the image `image` means, all it has when there are none; the image stays, unnamed in the
+    /// end. Gives the names that are gone.
+    ///
+    /// # Errors
+    /// As [`Self::resolve`]; [`Error::NoSuchImage`] for a name that the image does not have, and then none is taken.
+    pub fn untag(&self, image: &str, names: &[Reference]) -> Result<Vec<Reference>> {
+        let _lock = self.lock()?;
+        let record = self.resolve(image)?;
+        let own = self.names_of(record.id())?;
+        let mut gone: Vec<Reference> = names.iter().map(canonical).collect();
+        if let Some(other) = gone.iter().find(|name| !own.contains(name)) {
+            return Err(Error::NoSuchImage(other.familiar()));
+        }
+        if gone.is_empty() {
+            gone.clone_from(&own);
+        }
+        gone.dedup();
+        if own.iter().all(|name| gone.contains(name)) {
+            self.write(&ImageRecord { reference: None, ..record.clone() })?;
+        }
+        for name in &gone {
+            self.unlink(&name.file_name())?;
+        }
+        self.publish()?;
+        Ok(gone)
+    }
+
     /// All records.
     ///
     /// # Errors

@@ -190,3 +190,20 @@ fn a_dead_writers_leftovers_go() {
     f.images.put(image("a", Some("a"))).expect("put");
     assert!(!temp.exists());
 }
+
+#[test]
+fn untagging_keeps_the_image() {
+    let fixture = fixture("untag");
+    let record = image("a", Some("box:1"));
+    fixture.images.put(record.clone()).expect("put");
+    fixture.images.tag(&record, &reference("box:2")).expect("tagged");
+    let refused = fixture.images.untag("box:1", &[reference("box:2"), reference("other:1")]);
+    assert!(matches!(refused, Err(Error::NoSuchImage(name)) if name == "other:1"));
+    assert_eq!(fixture.images.names_of(record.id()).expect("listed").len(), 2);
+    assert_eq!(fixture.images.untag("box:1", &[reference("box:1")]).expect("untagged"), [reference("box:1")]);
+    assert_eq!(fixture.images.names_of(record.id()).expect("listed"), [reference("box:2")]);
+    assert_eq!(fixture.images.untag("box:2", &[]).expect("untagged"), [reference("box:2")]);
+    let left = fixture.images.list().expect("listed").records;
+    assert_eq!(left.iter().map(|r| (r.id(), r.reference.is_none())).collect::<Vec<_>>(), [(record.id(), true)]);
+    assert!(fixture.images.untag(record.id().hex(), &[]).expect("nothing left to take").is_empty());
+}

@@ -174,3 +174,18 @@ fn the_content_store_is_a_layout_other_tools_read() {
     let digest = index["manifests"][0]["digest"].as_str().expect("a manifest").replace(':', "/");
     assert!(content.join("blobs").join(digest).exists());
 }
+
+#[test]
+fn untagging_leaves_the_image_without_a_name() {
+    let host = Host::with_busybox();
+    let id = host.lighter(&["images", "-q", "--no-trunc", "busybox"]).ok().out();
+    host.lighter(&["tag", "busybox", "other:1"]).ok();
+    host.lighter(&["untag", "busybox", "nosuch:1"]).refused(1, "No such image: nosuch:1");
+    host.lighter(&["untag", "other:1", "other:1"]).ok();
+    assert_eq!(host.lighter(&["images", "-q", "other"]).ok().out(), "");
+    host.lighter(&["image", "untag", "busybox"]).ok();
+    let left = host.lighter(&["images", "-a", "--no-trunc", "--filter", "dangling=true", "--format", "{{.ID}}"]);
+    assert_eq!(left.ok().out(), id);
+    assert_eq!(host.lighter(&["images", "-aq", "--filter", "until=2001-01-01"]).ok().out(), "");
+    host.lighter(&["run", "--rm", &id, "true"]).ok();
+}

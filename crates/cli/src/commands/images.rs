@@ -34,7 +34,8 @@ const HEADERS: &[(&str, &str)] = &[
 /// What does not fit.
 pub(crate) fn parse_list(args: &Args) -> Outcome<Job> {
     let mut wanted = ImageFilter::default();
-    args.each("filter", |text| filter::image(text, &mut wanted))?;
+    let now = Timestamp::now();
+    args.each("filter", |text| filter::image(text, now, &mut wanted))?;
     wanted.reference.extend(args.words().map(str::to_owned));
     let all = args.on("all");
     let format = Format::parse(args.one("format"))?;
@@ -94,6 +95,19 @@ pub(crate) fn parse_tag(args: &Args) -> Outcome<Job> {
     let (source, target) = (args.word(0).to_owned(), args.word(1).to_owned());
     Ok(Box::new(move |app| {
         app.engine()?.tag(&source, &target)?;
+        Ok(0)
+    }))
+}
+
+/// Reads `untag`'s words.
+///
+/// # Errors
+/// None.
+pub(crate) fn parse_untag(args: &Args) -> Outcome<Job> {
+    let words = args.word_list();
+    Ok(Box::new(move |app| {
+        let Some((image, names)) = words.split_first() else { return Ok(0) };
+        app.engine()?.untag(image, names)?;
         Ok(0)
     }))
 }

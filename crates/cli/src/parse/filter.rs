@@ -32,11 +32,11 @@ pub(crate) fn container(text: &str, filter: &mut ContainerFilter) -> Result<(), 
     Ok(())
 }
 
-/// Adds one filter of `images`.
+/// Adds one filter of `images`. Spans count back from `now`.
 ///
 /// # Errors
 /// An unknown key or a bad value.
-pub(crate) fn image(text: &str, filter: &mut ImageFilter) -> Result<(), String> {
+pub(crate) fn image(text: &str, now: Timestamp, filter: &mut ImageFilter) -> Result<(), String> {
     let (key, value) = super::pair(text)?;
     match key.as_str() {
         "reference" => filter.reference.push(value),
@@ -48,7 +48,10 @@ pub(crate) fn image(text: &str, filter: &mut ImageFilter) -> Result<(), String> 
             "0" | "false" => filter.dangling = Some(false),
             other => return Err(format!("{other:?} is neither true nor false")),
         },
-        "until" => return Err("the filter \"until\" is not available yet".into()),
+        "until" => {
+            let until = super::moment::parse(&value, now)?;
+            filter.until = Some(filter.until.map_or(until, |known| known.min(until)));
+        }
         other => return Err(format!("there is no filter {other:?}")),
     }
     Ok(())
@@ -115,8 +118,8 @@ mod tests {
             assert!(container(bad, &mut filter).is_err(), "{bad}");
         }
         let mut filter = ImageFilter::default();
-        for text in ["reference=a*", "dangling=true", "label=x", "before=a", "since=b"] {
-            image(text, &mut filter).expect(text);
+        for text in ["reference=a*", "dangling=true", "label=x", "before=a", "since=b", "until=1h"] {
+            image(text, Timestamp::UNIX_EPOCH, &mut filter).expect(text);
         }
         assert_eq!(filter.dangling, Some(true));
         let now = Timestamp::new(1_700_000_000, 0).expect("valid");
@@ -127,8 +130,8 @@ mod tests {
         assert_eq!(pruned.until.map(Timestamp::as_second), Some(1_700_000_000 - 86_400));
         assert_eq!((pruned.label, pruned.label_not), (vec!["a".to_owned()], vec!["b=c".to_owned()]));
         assert!(prune("until=x", now, &mut PruneFilter::default()).is_err());
-        for bad in ["dangling=maybe", "until=1h", "bogus=1"] {
-            assert!(image(bad, &mut filter).is_err(), "{bad}");
+        for bad in ["dangling=maybe", "until=soon", "bogus=1"] {
+            assert!(image(bad, Timestamp::UNIX_EPOCH, &mut filter).is_err(), "{bad}");
         }
     }
 }

@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use image::{ContentStore, ImageRecord, ImageStore};
+use jiff::Timestamp;
 use oci::image::ImageConfig;
 use oci::{Digest, Reference};
 
@@ -50,10 +51,10 @@ impl Engine {
     /// A directory that cannot be read; a filter that names no image.
     pub fn images(&self, filter: &ImageFilter) -> Result<Vec<ImageSummary>> {
         let store = self.image_store()?;
-        let created_of = |said: &Option<String>| -> Result<Option<String>> {
+        let created_of = |said: &Option<String>| -> Result<Option<Timestamp>> {
             match said {
                 None => Ok(None),
-                Some(said) => Ok(Some(store.resolve(said)?.created.unwrap_or_default())),
+                Some(said) => Ok(Some(moment(store.resolve(said)?.created.as_deref()))),
             }
         };
         let (before, since) = (created_of(&filter.before)?, created_of(&filter.since)?);
@@ -61,8 +62,10 @@ impl Engine {
         let mut found = Vec::new();
         for record in store.list()?.records {
             let summary = self.summary_of(&record, &users)?;
-            let in_time = before.as_ref().is_none_or(|before| summary.created < *before)
-                && since.as_ref().is_none_or(|since| summary.created > *since);
+            let created = moment(record.created.as_deref());
+            let in_time = before.is_none_or(|before| created < before)
+                && since.is_none_or(|since| created > since)
+                && filter.until.is_none_or(|until| created < until);
             if in_time && filter::admits(filter, &record, &summary) {
                 found.push(summary);
             }
@@ -106,6 +109,17 @@ impl Engine {
         let store = self.image_store()?;
         let record = store.resolve(source)?;
         Ok(store.tag(&record, &reference)?)
+    }
+
+    /// Takes names away from an image, all of them when `names` is empty; the image stays. Gives the names that are gone.
+    ///
+    /// # Errors
+    /// [`ErrorKind::NoSuchImage`]; a name that is none, or that the image does not have.
+    pub fn untag(&self, image: &str, names: &[String]) -> Result<Vec<String>> {
+        let wanted = names.iter().map(|name| name.parse()).collect::<std::result::Result<Vec<Reference>, _>>()?;
+        let _lease = self.lease()?;
+        let gone = self.image_store()?.untag(image, &wanted)?;
+        Ok(gone.iter().map(Reference::familiar).collect())
     }
 
     /// Removes a name, and the image with its last one. With `no_prune` its layers stay until the next collection.
@@ -156,6 +170,11 @@ impl Engine {
             size: summary.size,
         })
     }
+}
+
+/// When an image was made; one that does not say is old.
+fn moment(created: Option<&str>) -> Timestamp {
+    created.and_then(|text| text.parse().ok()).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// Who uses an image.

@@ -41,6 +41,9 @@ fn an_image_comes_in_and_goes_with_everything_it_brought() {
     assert_eq!(engine.images(&one).expect("listed").len(), 1);
     let labelled = ImageFilter { label: vec!["tier=db".into()], ..ImageFilter::default() };
     assert!(engine.images(&labelled).expect("listed").is_empty());
+    let until = |text: &str| ImageFilter { until: text.parse().ok(), ..ImageFilter::default() };
+    assert!(engine.images(&until("2020-01-01T00:00:00Z")).expect("listed").is_empty());
+    assert_eq!(engine.images(&until("2120-01-01T00:00:00Z")).expect("listed").len(), 2);
     let details = engine.inspect_image("other:2").expect("inspected");
     assert_eq!(details.config.config.cmd.as_deref(), Some(&["/true".to_owned()][..]));
     assert_eq!(details.repo_tags.len(), 2);

@@ -1,5 +1,6 @@
 //! What the verbs on images take and give.
 
+use jiff::Timestamp;
 use oci::Digest;
 use oci::image::ImageConfig;
 
@@ -92,6 +93,8 @@ pub struct ImageFilter {
     pub before: Option<String>,
     /// Only those made after this image.
     pub since: Option<String>,
+    /// Only those made before this moment.
+    pub until: Option<Timestamp>,
 }
 
 /// One line of `images`: one name of one image.
