@@ -146,7 +146,7 @@ impl ImageStore {
         }
         gone.dedup();
         if own.iter().all(|name| gone.contains(name)) {
-            self.write(&ImageRecord { reference: None, ..record.clone() })?;
+            self.write(&ImageRecord { reference: None, ..record })?;
         }
         for name in &gone {
             self.unlink(&name.file_name())?;
