@@ -51,12 +51,12 @@ fn background(engine: &Engine, name: &str) -> Outcome<()> {
     let id = engine.lookup(name)?;
     let details = engine.inspect(&id, false)?;
     // Docker's start of a running container is no error and no change.
-    if !matches!(details.state, State::Running | State::Stopping) {
-        if let Err(error) = engine.start_detached(&id) {
-            let lost_a_race = error.kind() == ErrorKind::Conflict && started_by_another(engine, &id)?;
-            if !lost_a_race {
-                return Err(error.into());
-            }
+    if !matches!(details.state, State::Running | State::Stopping)
+        && let Err(error) = engine.start_detached(&id)
+    {
+        let lost_a_race = error.kind() == ErrorKind::Conflict && started_by_another(engine, &id)?;
+        if !lost_a_race {
+            return Err(error.into());
         }
     }
     output::line(name)
