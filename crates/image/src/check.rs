@@ -62,13 +62,13 @@ impl ContentStore {
     /// System call errors.
     pub fn leftovers(&self) -> Result<ContentLeftovers> {
         let mut left = ContentLeftovers::default();
-        let ingest = open_or_make_dir(self.root(), "ingest".as_ref())?;
+        let ingest = open_or_make_dir(self.root()?, "ingest".as_ref())?;
         for name in file_names(&ingest)? {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
             let Ok(fd) = rustix::fs::openat(&ingest, &name, flags, Mode::empty()) else { continue };
             left.ingest += usize::from(rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_ok());
         }
-        let partial = open_or_make_dir(self.root(), "partial".as_ref())?;
+        let partial = open_or_make_dir(self.root()?, "partial".as_ref())?;
         for name in file_names(&partial)? {
             if name.replacen('-', ":", 1).parse::<Digest>().is_err() {
                 left.unknown.push(name);

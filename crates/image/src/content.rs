@@ -2,16 +2,19 @@
 //!
 //! A blob is written into an unnamed file, hashed on the way, and gets its name only when digest and size are right
 //! and the data is on disk; a killed writer leaves nothing. Where the file system has no `O_TMPFILE` a named file in
-//! `ingest/` stands in, which its writer keeps locked, so that [`ContentStore::open`] can tell abandoned ones.
+//! `ingest/` stands in, which its writer keeps locked, so that a sweep can tell abandoned ones. What the collector takes out
+//! of the store goes there too, and is removed from the disk when nobody waits for it any more.
 //!
 //! Whoever adds blobs that no record names yet holds a [`Lease`]; the collector takes the same lock exclusively.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use oci::Digest;
 use oci::digest::Algorithm;
@@ -28,9 +31,16 @@ const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 /// Largest `index.json` this program reads back, in bytes.
 const INDEX_MAX: u64 = 64 << 20;
 
-/// Blobs in a directory.
+/// Blobs in a directory, which is opened when first needed.
 #[derive(Debug)]
 pub struct ContentStore {
+    path: PathBuf,
+    dirs: OnceLock<Dirs>,
+}
+
+/// The open directories.
+#[derive(Debug)]
+struct Dirs {
     root: OwnedFd,
     ingest: OwnedFd,
 }
@@ -48,30 +58,35 @@ pub struct Exclusive {
 }
 
 impl ContentStore {
-    /// Opens the store at `dir`, making it (mode 0700) when it is not there, and removes what dead writers left.
+    /// The store at `dir`, which is opened, made (mode 0700) and swept of what dead writers left when it is first needed.
+    /// Costs no system call: a command that reads a record alone never opens it.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { path: dir.to_owned(), dirs: OnceLock::new() }
+    }
+
+    /// The same, opened at once.
     ///
     /// # Errors
     /// System call errors.
     pub fn open(dir: &Path) -> Result<Self> {
-        let root = open_or_make_dir(CWD, dir)?;
-        let blobs = open_or_make_dir(&root, Path::new("blobs"))?;
-        for algorithm in ALGORITHMS {
-            open_or_make_dir(&blobs, Path::new(algorithm.as_str()))?;
-        }
-        let ingest = open_or_make_dir(&root, Path::new("ingest"))?;
-        let store = Self { root, ingest };
-        if !exists(&store.root, "oci-layout")? {
-            store.write_file("oci-layout", LAYOUT)?;
-        }
-        if !exists(&store.root, "index.json")? {
-            store.write_index(Vec::new())?;
-        }
-        store.sweep()?;
+        let store = Self::new(dir);
+        store.dirs()?;
         Ok(store)
     }
 
-    pub(crate) fn root(&self) -> &OwnedFd {
-        &self.root
+    fn dirs(&self) -> Result<&Dirs> {
+        match self.dirs.get() {
+            Some(dirs) => Ok(dirs),
+            None => {
+                let opened = Dirs::open(&self.path)?;
+                Ok(self.dirs.get_or_init(|| opened))
+            }
+        }
+    }
+
+    pub(crate) fn root(&self) -> Result<&OwnedFd> {
+        Ok(&self.dirs()?.root)
     }
 
     /// Takes a shared lease.
@@ -99,7 +114,7 @@ impl ContentStore {
 
     fn lock_file(&self) -> Result<OwnedFd> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        Ok(rustix::fs::openat(&self.root, "lease", flags, Mode::from_raw_mode(0o600)).at("openat", "lease")?)
+        Ok(rustix::fs::openat(self.root()?, "lease", flags, Mode::from_raw_mode(0o600)).at("openat", "lease")?)
     }
 
     /// Whether the blob is here.
@@ -107,7 +122,7 @@ impl ContentStore {
     /// # Errors
     /// System call errors other than its absence.
     pub fn contains(&self, digest: &Digest) -> Result<bool> {
-        exists(&self.root, &blob_path(digest))
+        exists(self.root()?, &blob_path(digest))
     }
 
     /// The blob's size in bytes, or `None` when it is not here.
@@ -115,7 +130,7 @@ impl ContentStore {
     /// # Errors
     /// System call errors other than its absence.
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
-        match rustix::fs::statat(&self.root, blob_path(digest), AtFlags::SYMLINK_NOFOLLOW) {
+        match rustix::fs::statat(self.root()?, blob_path(digest), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(u64::try_from(stat.st_size).unwrap_or(0))),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(sys::Error::new("statat", digest, errno).into()),
@@ -128,7 +143,7 @@ impl ContentStore {
     /// [`Error::MissingBlob`]; system call errors.
     pub fn open_blob(&self, digest: &Digest) -> Result<File> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        match rustix::fs::openat(&self.root, blob_path(digest), flags, Mode::empty()) {
+        match rustix::fs::openat(self.root()?, blob_path(digest), flags, Mode::empty()) {
             Ok(fd) => Ok(File::from(fd)),
             Err(Errno::NOENT) => Err(Error::MissingBlob(digest.clone())),
             Err(errno) => Err(sys::Error::new("openat", digest, errno).into()),
@@ -153,8 +168,9 @@ impl ContentStore {
     /// # Errors
     /// System call errors.
     pub fn writer(&self, algorithm: Algorithm, limit: u64) -> Result<BlobWriter<'_>> {
-        let (file, name) = self.ingest_file()?;
-        Ok(BlobWriter { store: self, file, name, hasher: Hasher::new(algorithm), written: 0, limit })
+        let dirs = self.dirs()?;
+        let (file, name) = dirs.ingest_file()?;
+        Ok(BlobWriter { dirs, file, name, hasher: Hasher::new(algorithm), written: 0, limit })
     }
 
     /// Stores `bytes` and returns their digest.
@@ -176,13 +192,14 @@ impl ContentStore {
     /// # Errors
     /// System call errors.
     pub fn remove(&self, digest: &Digest, _held: &Exclusive) -> Result<()> {
-        match rustix::fs::unlinkat(&self.root, blob_path(digest), AtFlags::empty()) {
+        match rustix::fs::unlinkat(self.root()?, blob_path(digest), AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
             Err(errno) => Err(sys::Error::new("unlinkat", digest, errno).into()),
         }
     }
 
-    /// Removes every blob that is not in `keep`, and old parts of blobs, and says how many bytes that gave back.
+    /// Takes every blob that is not in `keep`, and old parts of blobs, out of the store, and says how many bytes
+    /// [`Self::sweep`] will give back, which is to be called when the hold has ended.
     ///
     /// # Errors
     /// System call errors.
@@ -190,7 +207,7 @@ impl ContentStore {
         let mut freed = self.drop_partials(crate::partial::KEPT, held)?;
         for (digest, size) in self.list()? {
             if !keep.contains(&digest) {
-                self.remove(&digest, held)?;
+                self.discard(self.root()?, &blob_path(&digest))?;
                 freed += size;
             }
         }
@@ -205,7 +222,7 @@ impl ContentStore {
         let mut found = Vec::new();
         for algorithm in ALGORITHMS {
             let path = format!("blobs/{}", algorithm.as_str());
-            for name in file_names(&open_or_make_dir(&self.root, Path::new(&path))?)? {
+            for name in file_names(&open_or_make_dir(self.root()?, Path::new(&path))?)? {
                 let Ok(digest) = Digest::from_str(&format!("{}:{name}", algorithm.as_str())) else { continue };
                 if let Some(size) = self.size(&digest)? {
                     found.push((digest, size));
@@ -220,14 +237,7 @@ impl ContentStore {
     /// # Errors
     /// System call errors.
     pub fn write_index(&self, manifests: Vec<Descriptor>) -> Result<()> {
-        let index = Index {
-            schema_version: 2,
-            media_type: oci::image::media_type::OCI_INDEX.to_owned(),
-            manifests,
-            annotations: BTreeMap::new(),
-        };
-        let bytes = serde_json::to_vec(&index).map_err(|e| Error::malformed("index.json", e.to_string()))?;
-        self.write_file("index.json", &bytes)
+        self.dirs()?.write_file("index.json", &index(manifests)?)
     }
 
     /// The manifests `index.json` lists.
@@ -235,11 +245,48 @@ impl ContentStore {
     /// # Errors
     /// When it cannot be read or is not an index.
     pub fn read_index(&self) -> Result<Vec<Descriptor>> {
-        let fd = rustix::fs::openat(&self.root, "index.json", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        let fd = rustix::fs::openat(self.root()?, "index.json", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
             .at("openat", "index.json")?;
         let bytes = read_bounded(&mut File::from(fd), INDEX_MAX, "index.json")?;
         let index: Index = serde_json::from_slice(&bytes).map_err(|e| Error::malformed("index.json", e.to_string()))?;
         Ok(index.manifests)
+    }
+
+    /// Moves a file out of sight, to where [`Self::sweep`] removes it.
+    pub(crate) fn discard(&self, from: &OwnedFd, name: &str) -> Result<()> {
+        match rustix::fs::renameat(from, name, &self.dirs()?.ingest, random_name()?) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(sys::Error::new("renameat", name, errno).into()),
+        }
+    }
+
+    /// Removes from the disk what was taken out of the store and what dead writers left. That may take long, and needs no
+    /// hold on the store.
+    ///
+    /// # Errors
+    /// System call errors.
+    pub fn sweep(&self) -> Result<()> {
+        self.dirs()?.sweep()
+    }
+}
+
+impl Dirs {
+    fn open(dir: &Path) -> Result<Self> {
+        let root = open_or_make_path(dir)?;
+        let blobs = open_or_make_dir(&root, Path::new("blobs"))?;
+        for algorithm in ALGORITHMS {
+            open_or_make_dir(&blobs, Path::new(algorithm.as_str()))?;
+        }
+        let ingest = open_or_make_dir(&root, Path::new("ingest"))?;
+        let dirs = Self { root, ingest };
+        if !exists(&dirs.root, "oci-layout")? {
+            dirs.write_file("oci-layout", LAYOUT)?;
+        }
+        if !exists(&dirs.root, "index.json")? {
+            dirs.write_file("index.json", &index(Vec::new())?)?;
+        }
+        dirs.sweep()?;
+        Ok(dirs)
     }
 
     /// Writes a small file so that it is there whole or not at all, now and after a crash.
@@ -299,10 +346,20 @@ impl ContentStore {
     }
 }
 
+fn index(manifests: Vec<Descriptor>) -> Result<Vec<u8>> {
+    let index = Index {
+        schema_version: 2,
+        media_type: oci::image::media_type::OCI_INDEX.to_owned(),
+        manifests,
+        annotations: BTreeMap::new(),
+    };
+    serde_json::to_vec(&index).map_err(|e| Error::malformed("index.json", e.to_string()))
+}
+
 /// A blob being written. Dropping it discards it.
 #[derive(Debug)]
 pub struct BlobWriter<'a> {
-    store: &'a ContentStore,
+    dirs: &'a Dirs,
     file: File,
     /// Name in `ingest/`; `None` when the file has none.
     name: Option<String>,
@@ -345,11 +402,11 @@ impl BlobWriter<'_> {
             verify("blob", expected, &digest)?;
         }
         let path = blob_path(&digest);
-        if !exists(&self.store.root, &path)? {
+        if !exists(&self.dirs.root, &path)? {
             rustix::fs::fsync(&self.file).at("fsync", &path)?;
             self.link(&path)?;
             let dir = format!("blobs/{}", digest.algorithm().as_str());
-            let dir_fd = open_or_make_dir(&self.store.root, Path::new(&dir))?;
+            let dir_fd = open_or_make_dir(&self.dirs.root, Path::new(&dir))?;
             rustix::fs::fsync(&dir_fd).at("fsync", &dir)?;
         }
         Ok((digest, self.written))
@@ -359,9 +416,9 @@ impl BlobWriter<'_> {
         let linked = match self.name.take() {
             None => {
                 let fd_path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-                rustix::fs::linkat(CWD, fd_path, &self.store.root, path, AtFlags::SYMLINK_FOLLOW).at("linkat", path)
+                rustix::fs::linkat(CWD, fd_path, &self.dirs.root, path, AtFlags::SYMLINK_FOLLOW).at("linkat", path)
             }
-            Some(name) => rustix::fs::renameat(&self.store.ingest, &name, &self.store.root, path).at("renameat", path),
+            Some(name) => rustix::fs::renameat(&self.dirs.ingest, &name, &self.dirs.root, path).at("renameat", path),
         };
         match linked {
             Err(error) if error.errno() == Errno::EXIST => Ok(()),
@@ -385,7 +442,7 @@ impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
         if let Some(name) = self.name.take() {
             // Whatever stays behind is unlocked with this writer's death and swept by the next open.
-            let _ = rustix::fs::unlinkat(&self.store.ingest, &name, AtFlags::empty());
+            let _ = rustix::fs::unlinkat(&self.dirs.ingest, &name, AtFlags::empty());
         }
     }
 }
@@ -449,6 +506,17 @@ pub(crate) fn open_or_make_dir(at: impl AsFd, path: &Path) -> Result<OwnedFd> {
         Err(errno) => return Err(sys::Error::new("mkdirat", path.display(), errno).into()),
     }
     Ok(rustix::fs::openat(&at, path, flags, Mode::empty()).at("openat", path.display())?)
+}
+
+/// Opens the directory `path`, making it and those above it with mode 0700 when they are missing.
+pub(crate) fn open_or_make_path(path: &Path) -> Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        result => return Ok(result.at("open", path.display())?),
+    }
+    DirBuilder::new().recursive(true).mode(0o700).create(path).at("mkdir", path.display())?;
+    Ok(rustix::fs::open(path, flags, Mode::empty()).at("open", path.display())?)
 }
 
 /// Names of the regular files in `dir` that are valid UTF-8.

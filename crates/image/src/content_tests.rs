@@ -30,6 +30,23 @@ fn only_what_is_kept_stays() {
     let held = store.try_exclusive().expect("lock").expect("no lease");
     assert_eq!(store.retain(&BTreeSet::from([kept.clone()]), &held).expect("retain"), 7);
     assert_eq!(store.list().expect("list"), [(kept, 4)]);
+    // The bytes go when nobody has to wait for it any more.
+    drop(held);
+    let _lease = store.lease().expect("no wait");
+    let waiting = || file_names(&store.dirs().expect("open").ingest).expect("list").len();
+    assert_eq!(waiting(), 1);
+    store.sweep().expect("swept");
+    assert_eq!(waiting(), 0);
+}
+
+#[test]
+fn a_store_is_made_when_first_needed() {
+    let dir = TempDir::new("content-lazy");
+    let path = dir.path().join("above/content");
+    let store = ContentStore::new(&path);
+    assert!(!path.exists());
+    let digest = store.put(b"content").expect("put");
+    assert!(path.join(blob_path(&digest)).exists());
 }
 
 #[test]
@@ -46,7 +63,7 @@ fn wrong_content_is_never_stored() {
     assert!(matches!(write(b"hell").commit(Some(&digest), Some(5)), Err(Error::Size { actual: 4, .. })));
     drop(write(b"hello"));
     assert!(store.list().expect("list").is_empty());
-    assert!(file_names(&store.ingest).expect("list").is_empty());
+    assert!(file_names(&store.dirs().expect("open").ingest).expect("list").is_empty());
     let mut long = store.writer(Algorithm::Sha512, 9).expect("writer");
     long.append(b"hello").expect("append");
     let (digest, _) = long.commit(None, None).expect("commit");
@@ -67,26 +84,27 @@ fn damaged_blobs_are_noticed() {
 fn abandoned_ingest_files_are_swept_and_live_ones_kept() {
     let dir = TempDir::new("content-sweep");
     let store = ContentStore::open(dir.path()).expect("open");
-    let (live, name) = store.named_ingest_file().expect("ingest");
+    let (live, name) = store.dirs().expect("open").named_ingest_file().expect("ingest");
     std::fs::write(dir.path().join("ingest/abandoned"), b"x").expect("write");
     let again = ContentStore::open(dir.path()).expect("open");
-    assert_eq!(file_names(&again.ingest).expect("list"), [name]);
+    assert_eq!(file_names(&again.dirs().expect("open").ingest).expect("list"), [name]);
     drop(live);
     let last = ContentStore::open(dir.path()).expect("open");
-    assert!(file_names(&last.ingest).expect("list").is_empty());
+    assert!(file_names(&last.dirs().expect("open").ingest).expect("list").is_empty());
 }
 
 #[test]
 fn named_ingest_files_commit_too() {
     let dir = TempDir::new("content-named");
     let store = ContentStore::open(dir.path()).expect("open");
-    let (file, name) = store.named_ingest_file().expect("ingest");
+    let (file, name) = store.dirs().expect("open").named_ingest_file().expect("ingest");
     let hasher = Hasher::new(Algorithm::Sha256);
-    let mut writer = BlobWriter { store: &store, file, name: Some(name), hasher, written: 0, limit: 10 };
+    let mut writer =
+        BlobWriter { dirs: store.dirs().expect("open"), file, name: Some(name), hasher, written: 0, limit: 10 };
     writer.append(b"abc").expect("append");
     let (digest, _) = writer.commit(None, None).expect("commit");
     assert_eq!(store.read(&digest, 3).expect("read"), b"abc");
-    assert!(file_names(&store.ingest).expect("list").is_empty());
+    assert!(file_names(&store.dirs().expect("open").ingest).expect("list").is_empty());
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl ContentStore {
         if blob.size < LEAST {
             return Ok(None);
         }
-        let dir = open_or_make_dir(self.root(), Path::new(DIR))?;
+        let dir = open_or_make_dir(self.root()?, Path::new(DIR))?;
         let name = format!("{}-{}", blob.digest.algorithm().as_str(), blob.digest.hex());
         let what = format!("{DIR}/{name}");
         let file = loop {
@@ -78,12 +78,13 @@ impl ContentStore {
         Ok(Some(Partial { store: self, dir, name, file, hasher, had, passed: 0, size: blob.size }))
     }
 
-    /// Removes what pulls have left that nobody has gone on with for `kept`; gives the bytes that came free.
+    /// Takes out what pulls have left that nobody has gone on with for `kept`; gives the bytes that
+    /// [`ContentStore::sweep`] will free.
     ///
     /// # Errors
     /// System call errors.
     pub fn drop_partials(&self, kept: Duration, _held: &Exclusive) -> Result<u64> {
-        let dir = open_or_make_dir(self.root(), Path::new(DIR))?;
+        let dir = open_or_make_dir(self.root()?, Path::new(DIR))?;
         let mut freed = 0;
         for name in file_names(&dir)? {
             let Ok(stat) = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
@@ -92,11 +93,8 @@ impl ContentStore {
             if changed.elapsed().is_ok_and(|age| age < kept) {
                 continue;
             }
-            match rustix::fs::unlinkat(&dir, &name, AtFlags::empty()) {
-                Ok(()) => freed += u64::try_from(stat.st_size).unwrap_or(0),
-                Err(Errno::NOENT) => {}
-                Err(errno) => return Err(sys::Error::new("unlinkat", format_args!("{DIR}/{name}"), errno).into()),
-            }
+            self.discard(&dir, &name)?;
+            freed += u64::try_from(stat.st_size).unwrap_or(0);
         }
         Ok(freed)
     }
@@ -155,7 +153,7 @@ impl Partial<'_> {
             gone()?;
             return Err(error);
         }
-        let root = self.store.root();
+        let root = self.store.root()?;
         if exists(root, &path)? {
             return Ok(gone()?);
         }

@@ -13,12 +13,12 @@ use std::sync::Arc;
 
 use oci::image::{ANNOTATION_CONTAINERD_NAME, ANNOTATION_REF_NAME, Descriptor};
 use oci::{Digest, Reference};
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::Deserialize;
 use sys::Context;
 
-use crate::content::{ContentStore, file_names, open_or_make_dir, random_name, read_bounded};
+use crate::content::{ContentStore, file_names, open_or_make_path, random_name, read_bounded};
 use crate::record::{self, ImageRecord, dangling_file_name};
 use crate::{Error, Result};
 
@@ -81,7 +81,7 @@ impl ImageStore {
     /// # Errors
     /// System call errors.
     pub fn open(dir: &Path, content: Arc<ContentStore>) -> Result<Self> {
-        Ok(Self { dir: open_or_make_dir(CWD, dir)?, content })
+        Ok(Self { dir: open_or_make_path(dir)?, content })
     }
 
     /// The record of exactly `reference`, or `None`.

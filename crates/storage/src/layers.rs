@@ -311,13 +311,19 @@ impl LayerStore {
         self.dirs.discard(self.dirs.staging.as_fd(), name)
     }
 
-    /// Removes everything in the trash, and tells how many trees that were.
+    /// Removes everything in the trash, and tells how many trees that were. Where another process is at it already, that
+    /// one does it.
     ///
     /// # Errors
     /// The first failure, after everything else was removed.
     pub fn empty_trash(&self) -> Result<usize> {
         let mut names = Vec::new();
         let dir = open_dir(self.dirs.trash.as_fd(), ".")?;
+        match rustix::fs::flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(0),
+            Err(errno) => return Err(sys::Error::new("flock", "trash", errno).into()),
+        }
         each_name(dir.as_fd(), |name| names.push(name.to_owned()))?;
         let (mut removed, mut failed) = (0, None);
         for name in names {

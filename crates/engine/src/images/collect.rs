@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use container::ContainerDir;
-use image::ImageStore;
+use image::{ContentStore, ImageStore};
 use oci::Digest;
 
 use super::Users;
@@ -29,17 +29,27 @@ impl Engine {
 
     /// Removes blobs and layers that nothing marks, and empties the trash; gives the bytes that came free. Does nothing
     /// while anything is being made: the next collection comes with the next removal.
+    ///
+    /// Whoever wants to make something waits while things are renamed, not while they are removed from the disk.
     pub(crate) fn collect(&self) -> Result<u64> {
-        let Some(_exclusive) = self.try_exclusive()? else { return Ok(0) };
         let content = self.content_store()?;
-        let Some(held) = content.try_exclusive()? else { return Ok(0) };
-        let store = ImageStore::open(&self.paths.images(), Arc::clone(&content))?;
+        let Some(freed) = self.take_out(&content)? else { return Ok(0) };
+        content.sweep()?;
+        self.layers()?.empty_trash()?;
+        Ok(freed)
+    }
+
+    /// Takes out of the stores what nothing marks; `None` while that cannot be told.
+    fn take_out(&self, content: &Arc<ContentStore>) -> Result<Option<u64>> {
+        let Some(_exclusive) = self.try_exclusive()? else { return Ok(None) };
+        let Some(held) = content.try_exclusive()? else { return Ok(None) };
+        let store = ImageStore::open(&self.paths.images(), Arc::clone(content))?;
         // A damaged record may name anything, so nothing is removed until it is gone.
         let marked = match store.mark() {
-            Err(image::Error::DamagedRecord { .. }) => return Ok(0),
+            Err(image::Error::DamagedRecord { .. }) => return Ok(None),
             marked => marked?,
         };
-        let Some(chains) = self.chains_of_containers()? else { return Ok(0) };
+        let Some(chains) = self.chains_of_containers()? else { return Ok(None) };
         let mut freed = content.retain(&marked.blobs, &held)?;
         let layers = self.layers()?;
         for layer in layers.list()? {
@@ -51,15 +61,17 @@ impl Engine {
             }
         }
         layers.sweep()?;
-        layers.empty_trash()?;
-        Ok(freed)
+        Ok(Some(freed))
     }
 
     /// Removes what interrupted pulls have fetched so far, unless anything is being made.
     pub(crate) fn forget_partials(&self) -> Result<u64> {
         let content = self.content_store()?;
         let Some(held) = content.try_exclusive()? else { return Ok(0) };
-        Ok(content.drop_partials(std::time::Duration::ZERO, &held)?)
+        let freed = content.drop_partials(std::time::Duration::ZERO, &held)?;
+        drop(held);
+        content.sweep()?;
+        Ok(freed)
     }
 
     /// Layers that containers stand on; `None` when one of them cannot say.

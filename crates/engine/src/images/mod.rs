@@ -37,8 +37,7 @@ const NONE: &str = "<none>";
 
 impl Engine {
     pub(crate) fn content_store(&self) -> Result<Arc<ContentStore>> {
-        crate::containers::make_dirs(&self.paths.root)?;
-        Ok(Arc::new(ContentStore::open(&self.paths.content())?))
+        Ok(Arc::new(ContentStore::new(&self.paths.content())))
     }
 
     pub(crate) fn image_store(&self) -> Result<ImageStore> {
