@@ -11,6 +11,7 @@ mod groups;
 mod hello;
 mod images;
 mod input;
+mod interleavings;
 mod isolation;
 mod labels;
 mod lifecycle;
