@@ -303,7 +303,8 @@ pub(crate) fn attach_console(root: &OwnedFd, own: &Own, master: &OwnedFd) -> Res
     };
     let number = sys::pty::number(master).doing(what)?;
     let node = sys::mount::clone_tree(devpts, &number.to_string(), false).doing(what)?;
-    let flags = OFlags::CREATE | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
+    // Only a file that is made here is opened: an image's own may be a fifo, which would be waited for, or a device.
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::WRONLY | OFlags::CLOEXEC;
     match rustix::fs::openat(&dev, "console", flags, Mode::from_raw_mode(0o600)) {
         Ok(_) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno).at("openat", "/dev/console").doing(what),

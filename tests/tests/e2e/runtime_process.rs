@@ -253,3 +253,21 @@ fn a_terminal_is_relayed_in_the_foreground() {
     runtime(&host, &["delete", "--force", &id]).ok();
     host.assert_clean();
 }
+
+#[test]
+fn a_console_of_the_images_own_is_not_opened() {
+    let host = Host::new();
+    let dir = bundle(&host, "fifo", "tty; stat -c %t:%F /dev/console", |config| {
+        config["process"]["terminal"] = true.into();
+        config["mounts"].as_array_mut().expect("a list").remove(1);
+    });
+    // Opened for writing, it would wait for a reader.
+    let console = dir.join("rootfs/dev/console");
+    rustix::fs::mknodat(rustix::fs::CWD, &console, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+        .expect("made");
+    let mut terminal = Terminal::start(&host.runtime(&["run", "--bundle", &text(&dir), &unique("fifo")]));
+    terminal.expect("/dev/pts/0");
+    terminal.expect("88:character special file");
+    assert_eq!(terminal.finish(), 0);
+    host.assert_clean();
+}
