@@ -3,8 +3,8 @@
 use engine::{Engine, Paths};
 
 use crate::commands::{
-    attach, df, exec, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save, start, store,
-    system, transfer, volume,
+    attach, df, exec, export, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save,
+    start, store, system, transfer, volume,
 };
 use crate::failure::{Class, Outcome};
 use crate::flags::{Flag, Verb, Words, container, later};
@@ -47,6 +47,7 @@ pub(crate) const GROUPS: &[Group] = &[
             ("attach", "attach"),
             ("create", "create"),
             ("exec", "exec"),
+            ("export", "export"),
             ("inspect", "container inspect"),
             ("kill", "kill"),
             ("list", "ps"),
@@ -343,6 +344,13 @@ pub(crate) const VERBS: &[Verb] = &[
             Flag::many("platform", "OS/ARCH", "Save the image of this platform alone, without its index"),
         ]],
         save::parse,
+    ),
+    plain(
+        "export",
+        "Write a container's files to an archive",
+        Words::new("CONTAINER", 1, Some(1)),
+        &[&[Flag::one("output", "FILE", "Write this file instead of standard output").short('o')]],
+        export::parse,
     ),
     plain(
         "load",

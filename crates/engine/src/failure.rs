@@ -131,6 +131,10 @@ impl From<storage::Error> for Error {
             Below::MissingLayer(_) | Below::Record { .. } => {
                 Self::new(ErrorKind::Damaged, error.to_string()).hint("pull or load the image again")
             }
+            Below::Archive(source) => {
+                let errno = source.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
+                refused(errno, error.to_string())
+            }
             Below::NoSuchVolume(_) => Self::new(ErrorKind::NoSuchVolume, error.to_string()),
             Below::VolumeRecord { .. } => {
                 Self::new(ErrorKind::Damaged, error.to_string()).hint("lighter volume rm removes it with all it holds")

@@ -14,6 +14,9 @@ pub enum Error {
     /// The stream that the archive is read from failed.
     #[error("cannot read the layer archive: {0}")]
     Source(#[source] io::Error),
+    /// The stream that an archive is written to failed.
+    #[error("cannot write the archive: {0}")]
+    Archive(#[source] io::Error),
     /// The archive ends in the middle.
     #[error("the layer archive is truncated")]
     Truncated,

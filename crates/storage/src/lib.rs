@@ -4,6 +4,7 @@
 //! - [`archive`]: bounds on layer archives; reading tar is ours, so that no reader disagrees with the one that writes.
 //! - [`snapshot`]: upper and work directory of a container, and the overlay they form with an image's layers.
 //! - [`volumes`]: directories that outlive containers, and the image's content they get at first.
+//! - [`export`]: a root file system written as one archive.
 //! - [`ranges`]: leases of user and group id ranges.
 //! - [`idmap`]: which file systems can be mounted with mapped ids.
 //!
@@ -13,6 +14,7 @@
 pub mod archive;
 mod check;
 pub mod error;
+pub mod export;
 mod extract;
 pub mod idmap;
 mod inherit;

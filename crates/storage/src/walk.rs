@@ -33,6 +33,11 @@ pub(crate) trait Visitor {
         Ok(())
     }
 
+    /// The same directory, open, before its entries; after [`Visitor::enter`].
+    fn opened(&mut self, _dir: BorrowedFd<'_>, _path: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
     /// A directory, after everything below it.
     fn leave(&mut self, _dir: BorrowedFd<'_>, _inode: u64) -> Result<()> {
         Ok(())
@@ -137,6 +142,7 @@ fn enter(
         below: Vec::new(),
     };
     visitor.enter(path, stat.st_ino)?;
+    visitor.opened(dir.as_fd(), path)?;
     let mut entries = RawDir::new(dir, buffer);
     while let Some(entry) = entries.next() {
         let entry = match entry {

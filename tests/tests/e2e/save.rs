@@ -150,3 +150,51 @@ fn prunes_take_what_nobody_uses() {
     let usage = host.lighter(&["system", "df"]).ok().out();
     assert!(usage.lines().nth(1).is_some_and(|line| line.contains("0B")), "{usage}");
 }
+
+/// What `find` shows of every file below a directory, without the root itself.
+fn listing(dir: &std::path::Path) -> Vec<String> {
+    let shown = "%P %y %m %U:%G %s %n %l\n";
+    let text = tool("find", &[&dir.display().to_string(), "-mindepth", "1", "!", "-type", "d", "-printf", shown]);
+    let dirs = "%P %y %m %U:%G\n";
+    let text =
+        text + "\n" + &tool("find", &[&dir.display().to_string(), "-mindepth", "1", "-type", "d", "-printf", dirs]);
+    let mut lines: Vec<String> = text.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn an_exported_container_is_its_files() {
+    let host = Host::with_busybox();
+    let long = "n".repeat(120);
+    let script = format!(
+        "mkdir -p /d/e && echo one >/d/one && ln /d/one /d/two && ln -s one /d/link && mkfifo /d/pipe && \
+         echo x >/d/{long} && chown 1234:4321 /d/e && chmod 2750 /d/e && rm /bin/vi && head -c 70000 /dev/zero >/d/big"
+    );
+    let made = host.lighter(&["run", "--name", "box", "busybox", "sh", "-c", &script]);
+    made.ok();
+    let dir = host.scratch("files");
+    let file = dir.join("box.tar").display().to_string();
+    host.lighter(&["export", "-o", &file, "box"]).ok();
+    assert_eq!(host.lighter(&["export", "box"]).ok().stdout, std::fs::read(&file).expect("exported"));
+    let out = dir.join("out");
+    std::fs::create_dir(&out).expect("made");
+    tool("tar", &["--numeric-owner", "-xpf", &file, "-C", &out.display().to_string()]);
+    let lines = listing(&out);
+    let has = |line: &str| assert!(lines.iter().any(|l| l == line), "{line}\n{}", lines.join("\n"));
+    has("d/one f 644 0:0 4 2");
+    has("d/two f 644 0:0 4 2");
+    has("d/link l 777 0:0 3 1 one");
+    has("d/pipe p 644 0:0 0 1");
+    has("d/e d 2750 1234:4321");
+    has(&format!("d/{long} f 644 0:0 2 1"));
+    has("d/big f 644 0:0 70000 1");
+    assert!(!lines.iter().any(|line| line.starts_with("bin/vi ")), "a deleted file stays deleted");
+
+    host.lighter_reading(&["import", "-", "again:1"], &std::fs::read(&file).expect("exported")).ok();
+    assert_eq!(host.lighter(&["run", "--rm", "again:1", "/bin/busybox", "cat", "/d/two"]).ok().out(), "one");
+    host.lighter(&["create", "--name", "fresh", "busybox", "true"]).ok();
+    assert!(host.lighter(&["export", "fresh"]).ok().stdout.len() > 10_000);
+    host.lighter(&["export", "nosuch"]).refused(1, "No such container: nosuch");
+    host.lighter(&["rm", "box", "fresh"]).ok();
+}

@@ -1,8 +1,10 @@
 //! What the verbs do: each reads its flags, then asks the engine and shows the answer.
 
+mod archive_file;
 pub(crate) mod attach;
 pub(crate) mod df;
 pub(crate) mod exec;
+pub(crate) mod export;
 pub(crate) mod history;
 pub(crate) mod images;
 pub(crate) mod inspect;

@@ -5,6 +5,7 @@
 
 mod create;
 mod exec;
+mod export;
 mod files;
 mod inspect;
 mod list;
