@@ -63,6 +63,7 @@ fn whatever_is_killed_the_store_is_sound() {
         })
         .collect();
     let (rounds, seed) = (number("LIGHTER_SOAK", 12), number("LIGHTER_SEED", 1));
+    let mut kills = 0;
     for round in 0..rounds {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (round + 1));
         // Neighbouring beginnings give neighbouring first numbers.
@@ -74,25 +75,26 @@ fn whatever_is_killed_the_store_is_sound() {
         for _ in 0..AT_A_TIME {
             let words = command(&mut random, &archives);
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
-            running.push((host.spawn(&words), random.below(3) == 0));
+            let (process, killed) = (host.spawn(&words), random.below(3) == 0);
             said.push(words.join(" "));
-            std::thread::sleep(Duration::from_millis(random.below(40) as u64));
-        }
-        for (process, killed) in &running {
-            if *killed {
+            std::thread::sleep(Duration::from_millis(random.below(60) as u64));
+            if killed {
                 process.signal(Signal::KILL);
             }
+            running.push((process, killed));
         }
         let mut outputs = Vec::new();
         for (process, killed) in running {
             let output = process.finish(DEADLINE);
             // An image that is not there, or in use, is no fault; a store that cannot be understood is.
+            kills += usize::from(output.status == 137);
             assert!(killed || !output.err().contains("damaged"), "round {round} of seed {seed}: {said:#?}\n{output}");
             outputs.push(output.to_string());
         }
         let check = host.lighter(&["store", "check"]);
         assert_eq!(check.status, 0, "round {round} of seed {seed}: {said:#?}\n{check}\n{}", outputs.join("\n"));
     }
+    assert!(kills > 0, "nobody was killed before its end");
     // What stayed works, and all of it can go.
     host.lighter(&["load", "-q", "-i", &archives[0]]).ok();
     assert_eq!(host.lighter(&["run", "--rm", "image-0", "echo", "works"]).ok().out(), "works");
