@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use testkit::image::Packing;
 use testkit::process::tool;
-use testkit::{Host, Image, Registry};
+use testkit::{Host, Image, Registry, Tar};
 
 /// The digest that skopeo finds for an image in a place.
 fn skopeo_digest(source: &str) -> String {
@@ -142,7 +142,7 @@ fn prunes_take_what_nobody_uses() {
     assert!(all.contains("untagged: spare:1") && !all.contains("busybox"), "{all}");
 
     let usage = host.lighter(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]).ok().out();
-    assert_eq!(usage, "Images 1 1\nContainers 1 0");
+    assert_eq!(usage, "Images 1 1\nContainers 1 0\nLocal Volumes 0 0");
     assert!(host.lighter(&["system", "df", "-v"]).ok().out().contains("busybox"));
     let system = host.lighter(&["system", "prune", "-af"]).ok().out();
     assert!(system.contains("Deleted Containers:\n") && system.contains("untagged: busybox:latest"), "{system}");
@@ -197,4 +197,65 @@ fn an_exported_container_is_its_files() {
     assert!(host.lighter(&["export", "fresh"]).ok().stdout.len() > 10_000);
     host.lighter(&["export", "nosuch"]).refused(1, "No such container: nosuch");
     host.lighter(&["rm", "box", "fresh"]).ok();
+}
+
+/// What a new container of an image holds, as tar tells of it, by name.
+fn held(host: &Host, image: &str, file: &str) -> Vec<String> {
+    host.lighter(&["create", "--name", "held", image, "sh"]).ok();
+    host.lighter(&["export", "-o", file, "held"]).ok();
+    host.lighter(&["rm", "held"]).ok();
+    let text = tool("tar", &["--numeric-owner", "--xattrs", "--xattrs-include=*", "-tvvf", file]);
+    // An attribute has a line of its own, after that of its file.
+    let mut lines: Vec<String> = text.replace("\n  x:", " x:").lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn every_kind_of_file_goes_round_through_skopeo() {
+    let host = Host::new();
+    let dir = host.scratch("files");
+    let path = |name: &str| dir.join(name).display().to_string();
+    let below = Tar::new().dir("k", 0o755).owned("k/one", 0o4750, (12, 34), b"one").hardlink("k/two", "k/one");
+    let below = below.device(b'3', "k/null", 1, 3).device(b'4', "k/loop", 7, 0).symlink("k/link", "one");
+    let below = below.pax(&[("SCHILY.xattr.user.colour", "red")]).file("k/marked", 0o644, b"m");
+    let below = below.file("k/gone", 0o644, b"g").dir("k/hidden", 0o700).file("k/hidden/old", 0o644, b"o");
+    let above = Tar::new().file("k/.wh.gone", 0o644, b"").file("k/hidden/.wh..wh..opq", 0o644, b"");
+    let above = above.file("k/hidden/new", 0o600, b"n");
+    let image = Image::busybox("team/kinds:1").layer(below.finish()).layer(above.finish());
+    host.lighter_reading(&["load"], &image.oci_layout(Packing::Gzip).tar()).ok();
+
+    let id = host.lighter(&["images", "-q", "--no-trunc"]).ok().out();
+    let layers = host.inspect("team/kinds:1")["RootFS"].clone();
+    let files = held(&host, "team/kinds:1", &path("files.tar"));
+    let told = |start: &str, end: &str| files.iter().any(|line| line.starts_with(start) && line.ends_with(end));
+    let all = files.join("\n");
+    assert!(told("crw", " k/null") && told("brw", " k/loop") && told("lrwx", " k/link -> one"), "{all}");
+    assert!(told("-rw", " user.colour") && all.contains("-rwsr-x---  12/34 ") && told("-rw", " k/hidden/new"), "{all}");
+    assert!(all.contains("link to k/"), "{all}");
+    assert!(!all.contains("k/gone") && !all.contains("k/hidden/old") && !all.contains(".wh."), "{all}");
+
+    let saved = path("saved.tar");
+    host.lighter(&["save", "-o", &saved, "team/kinds:1"]).ok();
+    let oci = format!("oci-archive:{saved}:1");
+    let docker = format!("docker-archive:{saved}:docker.io/team/kinds:1");
+    assert_eq!(skopeo_digest(&oci), id);
+    let config = |source: &str| tool("skopeo", &["inspect", "--config", "--raw", source]);
+    assert_eq!(config(&oci), config(&docker), "one configuration in both formats");
+    let copied = |from: &str, to: &str, more: &[&str]| {
+        tool("skopeo", &[&["--insecure-policy", "copy", "--quiet"], more, &[from, to]].concat());
+    };
+    copied(&oci, &format!("oci-archive:{}:team/kinds:1", path("oci.tar")), &["--preserve-digests"]);
+    copied(&docker, &format!("docker-archive:{}:team/kinds:1", path("docker.tar")), &[]);
+    assert_eq!(config(&format!("docker-archive:{}", path("docker.tar"))), config(&oci));
+
+    for (archive, same_manifest) in [("oci.tar", true), ("docker.tar", false)] {
+        host.lighter(&["rmi", "team/kinds:1"]).ok();
+        host.lighter(&["load", "-i", &path(archive)]).ok();
+        let loaded = host.lighter(&["images", "-q", "--no-trunc"]).ok().out();
+        // Docker's format has no manifest of the registry's kind: layers lie in it unpacked.
+        assert_eq!(loaded == id, same_manifest, "{archive}: {loaded}");
+        assert_eq!(host.inspect("team/kinds:1")["RootFS"], layers, "{archive}");
+        assert_eq!(held(&host, "team/kinds:1", &path("files.tar")), files, "{archive}");
+    }
 }
