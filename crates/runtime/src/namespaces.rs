@@ -41,6 +41,11 @@ impl Door {
     pub(crate) fn is_closed(&self) -> bool {
         self.joins.is_empty() && self.offsets.is_empty()
     }
+
+    /// The namespaces that are joined here, before the first process is made.
+    pub(crate) fn joins(&self) -> &[(Namespaces, OwnedFd)] {
+        &self.joins
+    }
 }
 
 /// The namespaces to make, those the first process joins by itself, and the door.
@@ -87,6 +92,17 @@ fn open(kind: NamespaceKind, path: &Path) -> Result<OwnedFd> {
         return Err(wrong("linux.namespaces", format_args!("{} is not a {kind:?} namespace", path.display())));
     }
     Ok(file)
+}
+
+/// Whether `file` is the caller's own namespace, whose file is `path`.
+///
+/// # Errors
+/// stat(2)'s for either.
+pub(crate) fn is_own(file: &OwnedFd, path: &str) -> Result<bool> {
+    let what = || "linux.namespaces: cannot compare the namespace to join with the caller's".to_owned();
+    let joined = rustix::fs::fstat(file).at("fstat", path).doing(what)?;
+    let own = rustix::fs::stat(path).at("stat", path).doing(what)?;
+    Ok((joined.st_dev, joined.st_ino) == (own.st_dev, own.st_ino))
 }
 
 /// `linux.timeOffsets` as `/proc/PID/timens_offsets` takes them (time_namespaces(7)).

@@ -1,5 +1,6 @@
 //! A configuration, checked as a whole and translated into what the kernel is asked for, before anything is made.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -79,9 +80,7 @@ impl<'a> Plan<'a> {
         if !namespaces.contains(Namespaces::MOUNT) {
             return Err(wrong("linux.namespaces", "a new mount namespace is needed"));
         }
-        if !spec.hostname.is_empty() && !namespaces.contains(Namespaces::UTS) {
-            return Err(wrong("hostname", "needs a new uts namespace"));
-        }
+        check_names(spec, namespaces, joins.iter().chain(door.joins()))?;
         let ids = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
         let mounts =
             spec.mounts.iter().enumerate().map(|(at, mount)| MountPlan::new(at, mount, ids)).collect::<Result<_>>()?;
@@ -221,6 +220,29 @@ pub(crate) fn namespace_flag(kind: NamespaceKind) -> Namespaces {
     }
 }
 
+/// Names are only set in a uts namespace of the container's, new or joined, and never in the caller's own.
+fn check_names<'j>(
+    spec: &Spec,
+    new: Namespaces,
+    mut joins: impl Iterator<Item = &'j (Namespaces, OwnedFd)>,
+) -> Result<()> {
+    let field = match (spec.hostname.is_empty(), spec.domainname.is_empty()) {
+        (false, _) => "hostname",
+        (true, false) => "domainname",
+        (true, true) => return Ok(()),
+    };
+    if new.contains(Namespaces::UTS) {
+        return Ok(());
+    }
+    let Some((_, joined)) = joins.find(|(flag, _)| *flag == Namespaces::UTS) else {
+        return Err(wrong(field, "needs a uts namespace"));
+    };
+    if namespaces::is_own(joined, "/proc/self/ns/uts")? {
+        return Err(wrong(field, "would change the host's, whose uts namespace is joined"));
+    }
+    Ok(())
+}
+
 /// A parameter is only set where it belongs to a namespace of the container: anything else would change the host.
 fn check_sysctls(spec: &Spec, linux: &Linux) -> Result<()> {
     const IPC: [&str; 8] = [
@@ -309,6 +331,7 @@ mod tests {
             (r#"{"type": "mount"}"#, r#"{"type": "pid"}"#, "linux.namespaces"),
             (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "user"}"#, "linux.uidMappings"),
             (r#""linux""#, r#""hostname": "h", "linux""#, "hostname"),
+            (r#""linux""#, r#""domainname": "d", "linux""#, "domainname"),
             (r#""namespaces""#, r#""sysctl": {"net.ipv4.ip_forward": "1"}, "namespaces""#, "linux.sysctl"),
             (r#""namespaces""#, r#""sysctl": {"kernel.panic": "1"}, "namespaces""#, "linux.sysctl"),
             (r#""linux""#, r#""mounts": [{"destination": "/x/../../y", "type": "bind"}], "linux""#, "mounts[0]"),

@@ -44,6 +44,22 @@ fn a_container_joins_anothers_namespaces() {
     let words: Vec<&str> = out.split_whitespace().collect();
     assert_eq!(words, [&*theirs("net"), &theirs("ipc"), &theirs("uts"), "0", "0", "65536"]);
 
+    let named = bundle(&host, "named", "cat /proc/sys/kernel/hostname", |config| {
+        join(config, pid, &[("uts", "uts")]);
+        config["hostname"] = json!("joined");
+    });
+    assert_eq!(run(&host, &named, &unique("named")).ok().out(), "joined");
+    for field in ["hostname", "domainname"] {
+        let hosts = bundle(&host, field, "true", |config| {
+            join(config, std::process::id().into(), &[("uts", "uts")]);
+            config.as_object_mut().expect("an object").remove("hostname");
+            config[field] = json!("changed");
+        });
+        let output = run(&host, &hosts, &unique(field));
+        assert_eq!(output.status, 1, "{output}");
+        assert!(output.err().contains(&format!("{field}: would change the host's")), "{output}");
+    }
+
     let id = unique("wrong");
     let wrong = bundle(&host, "wrong", "true", |config| join(config, pid, &[("pid", "net")]));
     let output = run(&host, &wrong, &id);
