@@ -76,7 +76,7 @@ impl<'a> Plan<'a> {
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
         namespaces = namespaces.without(Namespaces::CGROUP);
         check_mappings(linux, namespaces.contains(Namespaces::USER))?;
-        check_sysctls(spec, linux)?;
+        check_sysctls(spec, linux, joins.iter().chain(door.joins()))?;
         if !namespaces.contains(Namespaces::MOUNT) {
             return Err(wrong("linux.namespaces", "a new mount namespace is needed"));
         }
@@ -244,7 +244,11 @@ fn check_names<'j>(
 }
 
 /// A parameter is only set where it belongs to a namespace of the container: anything else would change the host.
-fn check_sysctls(spec: &Spec, linux: &Linux) -> Result<()> {
+fn check_sysctls<'j>(
+    spec: &Spec,
+    linux: &Linux,
+    joins: impl Iterator<Item = &'j (Namespaces, OwnedFd)> + Clone,
+) -> Result<()> {
     const IPC: [&str; 8] = [
         "kernel.msgmax",
         "kernel.msgmnb",
@@ -274,6 +278,16 @@ fn check_sysctls(spec: &Spec, linux: &Linux) -> Result<()> {
         };
         if spec.namespace(kind).is_none() {
             return refuse(&format!("needs a {kind:?} namespace"));
+        }
+        let own = match kind {
+            NamespaceKind::Network => "/proc/self/ns/net",
+            NamespaceKind::Ipc => "/proc/self/ns/ipc",
+            _ => "/proc/self/ns/uts",
+        };
+        if let Some((_, joined)) = joins.clone().find(|(flag, _)| *flag == namespace_flag(kind))
+            && namespaces::is_own(joined, own)?
+        {
+            return refuse(&format!("would change the host, whose {kind:?} namespace is joined"));
         }
     }
     Ok(())
@@ -334,6 +348,11 @@ mod tests {
             (r#""linux""#, r#""domainname": "d", "linux""#, "domainname"),
             (r#""namespaces""#, r#""sysctl": {"net.ipv4.ip_forward": "1"}, "namespaces""#, "linux.sysctl"),
             (r#""namespaces""#, r#""sysctl": {"kernel.panic": "1"}, "namespaces""#, "linux.sysctl"),
+            (
+                r#""namespaces": ["#,
+                r#""sysctl": {"net.core.somaxconn": "9"}, "namespaces": [{"type": "network", "path": "/proc/self/ns/net"}, "#,
+                "linux.sysctl",
+            ),
             (r#""linux""#, r#""mounts": [{"destination": "/x/../../y", "type": "bind"}], "linux""#, "mounts[0]"),
         ] {
             let error = check(&good.replace(from, to)).expect_err(to);
