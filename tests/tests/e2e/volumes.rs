@@ -254,11 +254,12 @@ fn cve_2021_30465_a_path_inside_a_volume_does_not_leave_it() {
         assert_eq!(output.ok().out(), "dir\nlink\nup", "a link leads to the volume's own root");
     }
     host.lighter(&["run", "--rm", "--mount", &mount("not/there"), "evil:1", "true"]).refused(125, "not/there");
-    let racer = ["payload", "swap", "/shared/dir", "/shared/link", "12"];
+    let racing = wait::patient(Duration::from_secs(12)).as_secs().to_string();
+    let racer = ["payload", "swap", "/shared/dir", "/shared/link", &racing];
     host.lighter(&[&["run", "-d", "--name", "racer", "-v", "shared:/shared", "evil:1"], racer.as_slice()].concat())
         .ok();
     let path = format!("dir/{}", below.display());
-    let end = std::time::Instant::now() + Duration::from_secs(6);
+    let end = std::time::Instant::now() + wait::patient(Duration::from_secs(6));
     let mut starts = 0;
     while std::time::Instant::now() < end {
         let output = host.lighter(&["run", "--rm", "--mount", &mount(&path), "evil:1", "cat", "/mnt/file"]);
