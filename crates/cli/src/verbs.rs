@@ -3,8 +3,8 @@
 use engine::{Engine, Paths};
 
 use crate::commands::{
-    attach, df, exec, export, history, images, inspect, lifecycle, login, logs, prune, ps, pull, push, run, save,
-    start, store, system, transfer, volume,
+    attach, df, exec, export, history, images, inspect, lifecycle, login, logs, manifest, prune, ps, pull, push, run,
+    save, search, start, store, system, transfer, volume,
 };
 use crate::failure::{Class, Outcome};
 use crate::flags::{Flag, Verb, Words, container, later};
@@ -84,6 +84,17 @@ pub(crate) const GROUPS: &[Group] = &[
             ("save", "save"),
             ("tag", "tag"),
             ("untag", "untag"),
+        ],
+    },
+    Group {
+        name: "manifest",
+        about: "Put images for several platforms together under one name",
+        words: &[
+            ("annotate", "manifest annotate"),
+            ("create", "manifest create"),
+            ("inspect", "manifest inspect"),
+            ("push", "manifest push"),
+            ("rm", "manifest rm"),
         ],
     },
     Group {
@@ -324,6 +335,18 @@ pub(crate) const VERBS: &[Verb] = &[
         push::parse,
     ),
     plain(
+        "search",
+        "Search a registry for images",
+        Words::new("[HOST[:PORT]/]TERM", 1, Some(1)),
+        &[&[
+            Flag::many("filter", "KEY=VALUE", "Only those that match: is-official=, is-automated=, stars=").short('f'),
+            FORMAT_LONG,
+            Flag::one("limit", "NUMBER", "At most so many, 1 to 100 (25)"),
+            NO_TRUNC,
+        ]],
+        search::parse,
+    ),
+    plain(
         "login",
         "Log in to a registry",
         Words::new("[REGISTRY]", 0, Some(1)),
@@ -406,6 +429,47 @@ pub(crate) const VERBS: &[Verb] = &[
         ]],
         history::parse,
     ),
+    hidden(plain(
+        "manifest inspect",
+        "Show an image's manifest, or a list of them",
+        Words::new("[LIST] MANIFEST", 1, Some(2)),
+        &[&[INSECURE, Flag::switch("verbose", "Descriptor, platform and document of each").short('v')]],
+        manifest::parse_inspect,
+    )),
+    hidden(plain(
+        "manifest create",
+        "Make a list of manifests that are on registries",
+        Words::new("LIST MANIFEST [MANIFEST...]", 2, None),
+        &[&[Flag::switch("amend", "Add to a list that is there").short('a'), INSECURE]],
+        manifest::parse_create,
+    )),
+    hidden(plain(
+        "manifest annotate",
+        "Say what a manifest of a list runs on",
+        Words::new("LIST MANIFEST", 2, Some(2)),
+        &[&[
+            Flag::one("arch", "ARCH", "Architecture, as arm64"),
+            Flag::one("os", "OS", "Operating system, as linux"),
+            Flag::many("os-features", "FEATURE,...", "Features of the operating system"),
+            Flag::one("os-version", "VERSION", "Version of the operating system"),
+            Flag::one("variant", "VARIANT", "Variant of the architecture, as v8"),
+        ]],
+        manifest::parse_annotate,
+    )),
+    hidden(plain(
+        "manifest push",
+        "Send a list, and the manifests it names, to a registry",
+        Words::new("LIST", 1, Some(1)),
+        &[&[INSECURE, Flag::switch("purge", "Forget the list once it is pushed").short('p')]],
+        manifest::parse_push,
+    )),
+    hidden(plain(
+        "manifest rm",
+        "Forget lists that are here",
+        Words::new("LIST [LIST...]", 1, None),
+        &[],
+        manifest::parse_remove,
+    )),
     hidden(plain(
         "image prune",
         "Remove unused images",

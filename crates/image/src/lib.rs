@@ -4,6 +4,7 @@
 //! - [`store`]: what is named what: one small record per reference, with everything `run` needs.
 //! - [`codec`]: gzip and zstd, bounded.
 //! - [`layer`]: the seam to whoever unpacks layers, and progress.
+//! - [`lists`]: manifest lists that are being put together.
 //! - [`archive`]: images from archives, layouts and root file systems, and archives from images.
 //! - [`registry`]: images from registries, and to them.
 //!
@@ -19,6 +20,7 @@ pub mod content;
 mod error;
 mod inbound;
 pub mod layer;
+pub mod lists;
 mod partial;
 pub mod record;
 pub mod registry;

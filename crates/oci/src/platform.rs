@@ -96,6 +96,12 @@ impl Platform {
         }
     }
 
+    /// Whether operating system and architecture are both names that Go knows.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        KNOWN_OS.contains(&self.os.as_str()) && KNOWN_ARCHITECTURES.contains(&self.architecture.as_str())
+    }
+
     /// The platforms a machine of this one can run, best first, beginning with itself.
     #[must_use]
     pub fn accepts(&self) -> Vec<Self> {

@@ -16,6 +16,7 @@ mod isolation;
 mod labels;
 mod lifecycle;
 mod limits;
+mod manifests;
 mod memory;
 mod mounts;
 mod pull;

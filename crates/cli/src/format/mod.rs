@@ -2,6 +2,7 @@
 
 pub(crate) mod choice;
 pub(crate) mod escape;
+pub(crate) mod indent;
 pub(crate) mod table;
 pub(crate) mod template;
 pub(crate) mod units;

@@ -4,6 +4,7 @@ mod check;
 mod collect;
 mod filter;
 mod inbound;
+mod manifests;
 mod outbound;
 mod reclaim;
 mod registry;
@@ -20,11 +21,12 @@ use oci::image::ImageConfig;
 use oci::{Digest, Reference};
 
 pub use check::{Problem, ProblemKind, StoreReport};
+pub use manifests::{ManifestAnnotation, ManifestDetails, ManifestFound, ManifestListPushed};
 pub use reclaim::{DiskUsage, LayerShare, PruneFilter, Pruned};
 pub use repair::{RepairReport, Repaired};
 pub use types::{
     HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, LoginKept, PullOptions, PushOptions,
-    Pushed, Removed,
+    Pushed, Removed, SearchHit, SearchOptions,
 };
 
 use crate::{Engine, Error, ErrorKind, Result};

@@ -5,9 +5,14 @@ use std::path::PathBuf;
 use image::registry::{Client, ConfigFile, Configuration, Credentials, Kept, Login, Options, Places, Proxies, Secret};
 
 use oci::Reference;
+use oci::reference::DEFAULT_DOMAIN;
 
-use super::LoginKept;
+use super::{LoginKept, SearchHit, SearchOptions};
 use crate::{Engine, Error, ErrorKind, Result};
+
+/// How many results a search gives when nothing is said, and at most: docker's bounds.
+const SEARCH_LIMIT: u64 = 25;
+const SEARCH_MAX: u64 = 100;
 
 impl Engine {
     /// How to speak to registries: as this host and its user have configured it, with the logins that are kept.
@@ -49,6 +54,44 @@ impl Engine {
         let tags = Client::new(repository, self.registry_options(insecure)?)?.tags()?;
         // A tag that is none is the registry's mistake; it cannot be asked for.
         Ok(tags.iter().filter_map(|tag| repository.with_tag(tag).ok()).collect())
+    }
+
+    /// What a registry finds for `term`: Docker's, or the one that `term` begins with (`HOST[:PORT]/TERM`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Invalid`] for a limit out of bounds; [`ErrorKind::Registry`]; [`ErrorKind::Unsupported`] when the
+    /// registry can neither search nor list what it has.
+    pub fn search(&self, term: &str, options: &SearchOptions) -> Result<Vec<SearchHit>> {
+        let limit = options.limit.unwrap_or(SEARCH_LIMIT);
+        if !(1..=SEARCH_MAX).contains(&limit) {
+            let sentence = format!("limit {limit} is outside the range of [1, {SEARCH_MAX}]");
+            return Err(Error::new(ErrorKind::Invalid, sentence).hint("--limit takes a number from 1 to 100"));
+        }
+        if term.contains("://") {
+            let sentence = format!("invalid repository name ({term}): a name has no scheme");
+            return Err(Error::new(ErrorKind::Invalid, sentence).hint("write HOST[:PORT]/TERM"));
+        }
+        // As in an image's name, a first part with a dot or a port is a registry.
+        let (registry, words) = match term.split_once('/') {
+            Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
+            _ => (DEFAULT_DOMAIN, term),
+        };
+        let registry = if registry == "index.docker.io" { DEFAULT_DOMAIN } else { registry };
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let found = Client::search(registry, self.registry_options(false)?, words, limit)?;
+        let fits = |hit: &image::registry::Hit| {
+            options.official.is_none_or(|wanted| hit.official == wanted)
+                && options.automated.is_none_or(|wanted| hit.automated == wanted)
+                && hit.stars >= options.stars
+        };
+        let hit = |hit: image::registry::Hit| SearchHit {
+            name: hit.name,
+            description: hit.description,
+            stars: hit.stars,
+            official: hit.official,
+            automated: hit.automated,
+        };
+        Ok(found.into_iter().filter(fits).map(hit).collect())
     }
 
     fn logins(&self) -> Result<ConfigFile> {

@@ -22,6 +22,34 @@ pub struct PushOptions {
     pub insecure: bool,
 }
 
+/// How to search.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SearchOptions {
+    /// At most so many results, 1 to 100; 25 when absent.
+    pub limit: Option<u64>,
+    /// Only official images, or only others.
+    pub official: Option<bool>,
+    /// Only images that are built automatically, or only others.
+    pub automated: Option<bool>,
+    /// Only images with at least so many stars.
+    pub stars: u64,
+}
+
+/// One repository that a search found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SearchHit {
+    /// Its name, as the registry says it.
+    pub name: String,
+    /// What it says of itself.
+    pub description: String,
+    /// How many like it.
+    pub stars: u64,
+    /// Whether it is an official image.
+    pub official: bool,
+    /// Whether it is built automatically.
+    pub automated: bool,
+}
+
 /// What `push` did.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pushed {

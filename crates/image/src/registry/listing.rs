@@ -40,7 +40,7 @@ impl Client {
         self.first(Need::Resolve, |http| {
             let mut tags = Vec::new();
             let mut seen = BTreeSet::new();
-            pages(http, &format!("tags/list?n={PAGE}"), "application/json", |_, bytes| {
+            pages(http, http.path(&format!("tags/list?n={PAGE}")), "application/json", |_, bytes| {
                 let page: Page = serde_json::from_slice(bytes).map_err(|error| unlike(http, "tags", &error))?;
                 let new = page.tags.unwrap_or_default().into_iter().filter(|tag| seen.insert(tag.clone()));
                 tags.extend(new);
@@ -61,7 +61,7 @@ impl Client {
                 path.push_str(&format!("?artifactType={}", percent_encode(kind)));
             }
             let mut all: Vec<Descriptor> = Vec::new();
-            let listed = pages(http, &path, media_type::OCI_INDEX, |_, bytes| {
+            let listed = pages(http, http.path(&path), media_type::OCI_INDEX, |_, bytes| {
                 let index: Index = serde_json::from_slice(bytes).map_err(|error| unlike(http, "referrers", &error))?;
                 all.extend(index.manifests);
                 Ok(all.len())
@@ -129,14 +129,30 @@ fn unlike(http: &Http, what: &str, error: &serde_json::Error) -> Error {
     Error::malformed(format!("registry {}: its list of {what}", http.endpoint.account), error.to_string())
 }
 
-/// GETs all pages from `path` on; `take` says how many entries there are by now.
+/// The repositories of the registry, as far as it tells (its own extension, "Listing Repositories").
+pub(super) fn catalog(http: &Http) -> Result<Vec<String>> {
+    #[derive(Deserialize)]
+    struct Page {
+        #[serde(default)]
+        repositories: Option<Vec<String>>,
+    }
+    let first = Target::Path(format!("{}/_catalog?n={PAGE}", http.endpoint.root));
+    let mut all = Vec::new();
+    pages(http, first, "application/json", |_, bytes| {
+        let page: Page = serde_json::from_slice(bytes).map_err(|error| unlike(http, "repositories", &error))?;
+        all.extend(page.repositories.unwrap_or_default());
+        Ok(all.len())
+    })?;
+    Ok(all)
+}
+
+/// GETs all pages from `target` on; `take` says how many entries there are by now.
 fn pages(
     http: &Http,
-    path: &str,
+    mut target: Target,
     accept: &str,
     mut take: impl FnMut(&HeaderMap, &[u8]) -> Result<usize>,
 ) -> Result<()> {
-    let mut target = http.path(path);
     let what = format!("a list of {}", http.endpoint.repository);
     for _ in 0..PAGES_MAX {
         let response = http.get(&target, &[(ACCEPT, accept)], &Cancel::default())?;

@@ -13,17 +13,21 @@ mod endpoint;
 mod failure;
 mod http;
 mod listing;
+mod lists;
 mod pace;
 mod place;
 mod proxy;
 mod push;
+mod search;
 mod tls;
 mod token;
 
 pub use config::{Configuration, Places};
 pub use credentials::{ConfigFile, Credentials, Kept, Login, Secret};
+pub use lists::Named;
 pub use proxy::Proxies;
 pub use push::{Outbound, Pushed};
+pub use search::Hit;
 
 use std::io::Read;
 use std::path::PathBuf;

@@ -83,8 +83,9 @@ impl Client {
         // One request alone comes first: it finds out how to speak to the registry and gets the token.
         let Some((first, rest)) = blobs.split_first() else { return Ok(()) };
         let cancel = Cancel::default();
-        let send =
-            |blob: &Descriptor| Upload { client: self, out, blob, cancel: &cancel, shown: shown(&blob.digest) }.run();
+        let send = |blob: &Descriptor| {
+            Upload { client: self, out, blob, cancel: &cancel, shown: shown(&blob.digest), fetch: None }.run()
+        };
         send(first)?;
         let queue = Mutex::new(rest.iter().rev().collect::<Vec<_>>());
         let failure = Mutex::new(None);
@@ -112,7 +113,7 @@ impl Client {
         failure.into_inner().unwrap_or_else(PoisonError::into_inner).map_or(Ok(()), Err)
     }
 
-    fn put_manifest(&self, name: &str, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+    pub(super) fn put_manifest(&self, name: &str, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
         let http = self.registry();
         let target = http.path(&format!("manifests/{name}"));
         let content = || Ok((Box::new(bytes) as Box<dyn Read>, bytes.len() as u64));
@@ -154,14 +155,19 @@ enum Begun {
     Session(Session),
 }
 
+/// Brings a blob into the store.
+pub(super) type Fetch<'a> = dyn Fn(&Descriptor) -> Result<()> + Sync + 'a;
+
 /// One blob on its way out.
-struct Upload<'a> {
-    client: &'a Client,
-    out: &'a Outbound<'a>,
-    blob: &'a Descriptor,
-    cancel: &'a Cancel,
+pub(super) struct Upload<'a> {
+    pub(super) client: &'a Client,
+    pub(super) out: &'a Outbound<'a>,
+    pub(super) blob: &'a Descriptor,
+    pub(super) cancel: &'a Cancel,
     /// Whether progress knows of it: layers, not configurations.
-    shown: bool,
+    pub(super) shown: bool,
+    /// Brings the blob into the store, when it need not be there yet.
+    pub(super) fetch: Option<&'a Fetch<'a>>,
 }
 
 impl Upload<'_> {
@@ -171,7 +177,7 @@ impl Upload<'_> {
         }
     }
 
-    fn run(&self) -> Result<()> {
+    pub(super) fn run(&self) -> Result<()> {
         let digest = &self.blob.digest;
         if self.is_there()? {
             self.tell(Phase::There, self.blob.size);
@@ -193,6 +199,9 @@ impl Upload<'_> {
                 }
             },
         };
+        if let Some(fetch) = self.fetch {
+            fetch(self.blob)?;
+        }
         self.send(session)?;
         self.tell(Phase::Pushed, self.blob.size);
         Ok(())
