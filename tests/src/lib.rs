@@ -9,10 +9,12 @@
 //! - [`terminal`]: a command on a pseudo-terminal.
 //! - [`canary`], [`leak`]: what an attack must not change, and what a container must not leave.
 //! - [`cgroup`]: a container's control groups seen from outside.
+//! - [`agent`]: what answers the system calls that a filter holds up.
 //! - [`debian`]: the Debian images that `cargo xtask test-images` makes.
 //!
 //! Every piece names its things after the process and a counter, so suites run in parallel and beside each other.
 
+pub mod agent;
 pub mod authority;
 pub mod canary;
 pub mod cgroup;

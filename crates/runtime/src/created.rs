@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::cgroup::Cgroup;
 use crate::error::Result;
-use crate::link::{self, Answer, Link};
+use crate::link::{self, Link};
+use crate::notify::{self, Agent};
 
 /// A first process that is ready and waits for [`Created::start`]. When it is dropped before that, the process notices
 /// and ends; the control group stays for the owner to remove.
@@ -23,6 +24,7 @@ pub struct Created {
     /// [`resctrl::remove`](crate::resctrl::remove) with the container.
     pub resctrl: Vec<String>,
     pub(crate) link: Option<Link>,
+    pub(crate) agent: Option<Agent>,
 }
 
 impl Created {
@@ -33,10 +35,7 @@ impl Created {
     pub fn start(&mut self) -> Result<()> {
         let Some(link) = self.link.take() else { return Ok(()) };
         link.send_start()?;
-        match link.answer(link::PATIENCE)? {
-            Answer::Executed => Ok(()),
-            Answer::Ready(_) => Err(link::ended()),
-        }
+        notify::await_executed(&link, link::PATIENCE, self.agent.as_ref())
     }
 
     /// Sends the process to the gate it was given, where it waits for [`open_gate`](crate::open_gate) however long its

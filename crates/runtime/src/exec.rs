@@ -7,7 +7,7 @@
 //! The door exists because joining a pid namespace takes effect for children only, and because the caller stays
 //! outside, where it relays the streams. It ends at once.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use oci::runtime::{LinuxNamespace, NamespaceKind};
@@ -23,13 +23,10 @@ use crate::launch::{Exec, Stdio};
 use crate::link::{self, Answer, Link};
 use crate::plan::{Confinement, namespace_flag, wrong};
 use crate::tuning::{Affinity, Tuning};
-use crate::{lsm, mounts, parent, process, resctrl};
+use crate::{lsm, mounts, notify, parent, process, resctrl};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS: i64 = 0x1cd1;
-
-/// A descriptor's text in `/proc` has a dozen lines, longest in bytes.
-const LONGEST_FDINFO: usize = 64 << 10;
 
 /// A process that was executed in the container; a child of the caller.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ pub struct Joined {
 pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     check(exec)?;
     let linux = exec.spec.linux.as_ref().ok_or_else(|| wrong("linux", "is missing"))?;
-    let confinement = Confinement::new(exec.process, linux, exec.seccomp_cache.as_deref())?;
+    let confinement = Confinement::new(exec.spec, exec.process, exec.seccomp_cache.as_deref())?;
     let tuning = Tuning::new(exec.process, linux)?;
     let affinity = Affinity::new(exec.process.exec_cpu_affinity.as_ref())?;
     let rdt = resctrl::existing(exec.spec, exec.id)?;
@@ -100,13 +97,7 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
 
 /// The process id of the container's first process, as its descriptor tells.
 fn first_process(exec: &Exec<'_>) -> Result<Pid> {
-    let path = format!("/proc/self/fdinfo/{}", exec.init.as_raw_fd());
-    let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", &path);
-    let text = file.and_then(|file| sys::fs::read_bounded(&file, LONGEST_FDINFO, &path));
-    let text = text.doing(|| "cannot find the container's first process".to_owned())?;
-    let pid = String::from_utf8_lossy(&text).lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    // -1 once it was collected.
-    pid.and_then(Pid::from_raw).ok_or_else(|| Error::new(ErrorKind::System, "container not running"))
+    process::pid_of(exec.init)?.ok_or_else(|| Error::new(ErrorKind::System, "container not running"))
 }
 
 fn check(exec: &Exec<'_>) -> Result<()> {
@@ -129,14 +120,13 @@ fn meet(exec: &Exec<'_>, tuning: &Tuning, rdt: Option<&resctrl::Groups>, link: &
         link.send_mapped()?;
         let terminal = match link.answer(link::PATIENCE)? {
             Answer::Ready(terminal) => terminal,
-            Answer::Executed => return Err(link::ended()),
+            Answer::Executed | Answer::Listening(..) => return Err(link::ended()),
         };
         tuning.set_on(pid)?;
         link.send_start()?;
-        match link.answer(link::PATIENCE)? {
-            Answer::Executed => Ok(terminal),
-            Answer::Ready(_) => Err(link::ended()),
-        }
+        let agent = notify::Agent::of(exec.spec, exec.id, exec.bundle, "running");
+        notify::await_executed(link, link::PATIENCE, agent.as_ref())?;
+        Ok(terminal)
     };
     match finish() {
         Ok(terminal) => Ok(Joined { pid, pidfd, terminal }),
@@ -222,7 +212,8 @@ fn run(inside: &Inside<'_>) -> Result<()> {
     };
     let kept = Link::from(process::place_streams(streams, &exec.preserve, link.as_fd())?);
     let execute = || -> Result<()> {
-        process::confine(confinement, exec.process, &credentials)?;
+        let handover = process::prepare_handover(confinement, &kept)?;
+        process::confine(confinement, exec.process, &credentials, handover.as_ref())?;
         process::reset_signals()?;
         Err(found.exec())
     };

@@ -10,19 +10,18 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags};
 
 use crate::error::{Doing, ErrorKind, Result};
-use crate::link::{self, Answer, Link};
+use crate::link::Link;
+use crate::notify::{self, Agent};
 
-/// Lets a container that waits at its gate execute its command, by a connection to that gate; returns when it did.
+/// Lets a container that waits at its gate execute its command, by a connection to that gate; returns when it did. The
+/// listener of a filter that has one goes to `agent`.
 ///
 /// # Errors
 /// Why the command could not be executed within `patience`; the process has ended or is about to.
-pub fn open_gate(connection: OwnedFd, patience: Duration) -> Result<()> {
+pub fn open_gate(connection: OwnedFd, patience: Duration, agent: Option<&Agent>) -> Result<()> {
     let link = Link::from(connection);
     link.send_start()?;
-    match link.answer(patience)? {
-        Answer::Executed => Ok(()),
-        Answer::Ready(_) => Err(link::ended()),
-    }
+    notify::await_executed(&link, patience, agent)
 }
 
 /// The process's side: waits, for as long as the container stays created, for the connection that starts it.
@@ -58,7 +57,7 @@ mod tests {
         });
         let connect = || sys::socket::connect_in(&dir, "start", sys::socket::Kind::Messages).expect("connected");
         drop(connect());
-        let error = open_gate(connect(), Duration::from_secs(30)).expect_err("the process says so");
+        let error = open_gate(connect(), Duration::from_secs(30), None).expect_err("the process says so");
         assert_eq!((error.kind(), error.doing()), (ErrorKind::CommandNotFound, "no such command"));
         process.join().expect("ended");
         std::fs::remove_dir_all(&path).expect("removed");

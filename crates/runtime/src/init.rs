@@ -171,7 +171,8 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, terminal: bool, kept:
         process::own_streams(&prepared.credentials);
     }
     let execute = || -> Result<i32> {
-        process::confine(&plan.confinement, plan.process, &prepared.credentials)?;
+        let handover = process::prepare_handover(&plan.confinement, kept)?;
+        process::confine(&plan.confinement, plan.process, &prepared.credentials, handover.as_ref())?;
         process::reset_signals()?;
         if plan.die_with_caller && !plan.init {
             sys::process::die_with_parent(rustix::process::Signal::KILL.as_raw())
@@ -193,7 +194,7 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, terminal: bool, kept:
     let begun = reaper::run(
         &setup,
         || execute().unwrap_or_else(|error| report(&error)),
-        || process::confine(&plan.confinement, plan.process, &prepared.credentials),
+        || process::confine(&plan.confinement, plan.process, &prepared.credentials, None),
     );
     match begun {
         Ok(never) => match never {},

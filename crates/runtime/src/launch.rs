@@ -114,6 +114,8 @@ pub struct Exec<'a> {
     pub init: &'a OwnedFd,
     /// The container's configuration.
     pub spec: &'a Spec,
+    /// Directory of the container's bundle, for what a seccomp agent is told; empty without one.
+    pub bundle: &'a Path,
     /// The process to run.
     pub process: &'a oci::runtime::Process,
     /// Its standard streams.

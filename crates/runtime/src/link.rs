@@ -27,6 +27,9 @@ const PROCESS: u8 = b'p';
 const FAILED: u8 = b'f';
 const ATTACHED: u8 = b'a';
 const HOOKED: u8 = b'h';
+const LISTENING: u8 = b'l';
+const LOAD: u8 = b'L';
+const LISTENER: u8 = b'n';
 
 /// What the first process says.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub(crate) enum Answer {
     Ready(Option<OwnedFd>),
     /// It executed: its end closed.
     Executed,
+    /// It is going to load a filter whose listener somebody has to take: the page it says more on, its own descriptor.
+    Listening(OwnedFd, OwnedFd),
 }
 
 /// One end of the conversation.
@@ -110,6 +115,27 @@ impl Link {
         match buffer[..length].split_first() {
             None => Ok(Answer::Executed),
             Some((&READY, _)) => Ok(Answer::Ready(files.pop())),
+            Some((&LISTENING, _)) => match (files.pop(), files.pop()) {
+                (Some(own), Some(page)) => Ok(Answer::Listening(page, own)),
+                _ => Err(out_of_step(LISTENING)),
+            },
+            Some((&FAILED, rest)) => Err(decode(rest)),
+            Some((&tag, _)) => Err(out_of_step(tag)),
+        }
+    }
+
+    /// Lets the process load the filter whose listener is awaited.
+    pub(crate) fn send_load(&self) -> Result<()> {
+        self.send(&[LOAD], &[])
+    }
+
+    /// The listener, from the process itself.
+    pub(crate) fn await_listener(&self, patience: Duration) -> Result<OwnedFd> {
+        let mut buffer = [0; LONGEST];
+        let (length, mut files) = self.receive(&mut buffer, patience)?;
+        match buffer[..length].split_first() {
+            None => Err(ended()),
+            Some((&LISTENER, _)) => files.pop().ok_or_else(|| out_of_step(LISTENER)),
             Some((&FAILED, rest)) => Err(decode(rest)),
             Some((&tag, _)) => Err(out_of_step(tag)),
         }
@@ -180,6 +206,18 @@ impl Link {
     pub(crate) fn caller_is_gone(&self) -> bool {
         let mut entries = [PollFd::new(&self.0, PollFlags::empty())];
         matches!(sys::process::poll_until(&mut entries, Some(Duration::ZERO)), Ok(1))
+    }
+
+    pub(crate) fn send_listening(&self, page: &OwnedFd, own: &OwnedFd) -> Result<()> {
+        self.send(&[LISTENING], &[page.as_fd(), own.as_fd()])
+    }
+
+    pub(crate) fn await_load(&self) -> Result<()> {
+        self.expect(LOAD)
+    }
+
+    pub(crate) fn send_listener(&self, listener: &OwnedFd) -> Result<()> {
+        self.send(&[LISTENER], &[listener.as_fd()])
     }
 
     /// Waits until the caller has registered the container and leaves it to itself.

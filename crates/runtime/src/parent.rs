@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use oci::runtime::IdMapping;
@@ -18,9 +19,11 @@ use crate::launch::{Bundle, Launch, Rootfs};
 use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::namespaces;
+use crate::notify::Agent;
 use crate::plan::Plan;
 use crate::process;
 use crate::resctrl;
+use crate::seccomp::Program;
 use crate::systemd::{self, Placeholder, Scope};
 
 /// Makes the container's control group and first process, and leaves the process waiting for [`Created::start`].
@@ -88,9 +91,15 @@ fn make_in_groups(
         None => (make_group(plan)?, None),
     };
     match clone_first(plan, launch, bundle, &cgroup, rdt) {
-        Ok((child, link, terminal)) => {
-            Ok(Created { pid: child.pid, pidfd: child.pidfd, terminal, cgroup, resctrl: Vec::new(), link: Some(link) })
-        }
+        Ok((child, link, terminal)) => Ok(Created {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            terminal,
+            cgroup,
+            resctrl: Vec::new(),
+            link: Some(link),
+            agent: agent(plan, bundle),
+        }),
         Err(error) => {
             // The first error is the one to report. A group that resists is found again by its path.
             let _ = cgroup.remove();
@@ -100,6 +109,15 @@ fn make_in_groups(
             Err(error)
         }
     }
+}
+
+/// Who gets the listener of the container's filter.
+fn agent(plan: &Plan<'_>, bundle: Option<&Bundle<'_>>) -> Option<Agent> {
+    if !plan.confinement.seccomp.as_ref().is_some_and(Program::notifies) {
+        return None;
+    }
+    let dir = bundle.map_or(Path::new(""), |bundle| bundle.dir);
+    Agent::of(plan.spec, plan.id, dir, "creating")
 }
 
 /// Has systemd make the group, and puts the exact limits in force there.
@@ -212,7 +230,7 @@ fn converse(
     };
     match answer {
         Answer::Ready(terminal) => plan.tuning.set_on(child.pid).map(|()| terminal),
-        Answer::Executed => Err(link::ended()),
+        Answer::Executed | Answer::Listening(..) => Err(link::ended()),
     }
 }
 

@@ -11,11 +11,11 @@ use sys::process::Namespaces;
 use crate::capability::{Capabilities, CapabilitySet};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::{Identity, Launch, Stdio};
-use crate::lsm;
 use crate::mount_plan::MountPlan;
 use crate::namespaces::{self, Door, Joins};
 use crate::seccomp::Program;
 use crate::tuning::{Affinity, Tuning};
+use crate::{lsm, notify};
 
 /// What is going to be made.
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl<'a> Plan<'a> {
             mounts,
             root_read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
             tuning: Tuning::new(process, linux)?,
-            confinement: Confinement::new(process, linux, launch.seccomp_cache.as_deref())?,
+            confinement: Confinement::new(spec, process, launch.seccomp_cache.as_deref())?,
             identity: &launch.identity,
             terminal: match launch.stdio {
                 Stdio::Terminal { size } => Some(size),
@@ -123,22 +123,19 @@ impl<'a> Plan<'a> {
 }
 
 impl Confinement {
-    pub(crate) fn new(process: &Process, linux: &Linux, cache: Option<&Path>) -> Result<Self> {
+    pub(crate) fn new(spec: &Spec, process: &Process, cache: Option<&Path>) -> Result<Self> {
         lsm::check(process)?;
         // Unknown names are a warning by the specification; what the kernel does not know cannot be held.
         let (capabilities, _unknown) = process.capabilities.as_ref().map(Capabilities::from_oci).unwrap_or_default();
         let kernel_capabilities =
             CapabilitySet::of_kernel().doing(|| "cannot read which capabilities the kernel knows".to_owned())?;
-        let seccomp = match &linux.seccomp {
+        let seccomp = match spec.linux.as_ref().and_then(|linux| linux.seccomp.as_ref()) {
             Some(profile) => Some(program(profile, cache)?),
             None => None,
         };
-        if let (Some(profile), true) = (&linux.seccomp, seccomp.as_ref().is_some_and(Program::notifies)) {
-            // Without an agent the kernel answers such calls with ENOSYS.
-            if profile.listener_path.as_os_str().is_empty() {
-                return Err(wrong("linux.seccomp.listenerPath", "is empty, and SCMP_ACT_NOTIFY needs an agent"));
-            }
-            return Err(Error::new(ErrorKind::Unsupported, "linux.seccomp: SCMP_ACT_NOTIFY is not supported yet"));
+        // Without an agent the kernel answers such calls with ENOSYS.
+        if seccomp.as_ref().is_some_and(Program::notifies) && notify::listener_path(spec).is_none() {
+            return Err(wrong("linux.seccomp.listenerPath", "is empty, and SCMP_ACT_NOTIFY needs an agent"));
         }
         Ok(Self {
             capabilities,

@@ -1,10 +1,10 @@
 //! What the first process and an `exec`ed one do alike, from the inside: streams, directory, user, confinement, execve.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use oci::runtime::{Process, Rlimit};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::Resource;
+use rustix::process::{Pid, Resource};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use sys::signal::SignalSet;
 use sys::{Context as _, Errno};
@@ -13,7 +13,12 @@ use crate::command::{self, Found};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::identity::{self, Credentials};
 use crate::launch::{Identity, Stdio};
+use crate::link::Link;
+use crate::notify::Handover;
 use crate::plan::{Confinement, wrong};
+
+/// A descriptor's text in `/proc` has a dozen lines, longest in bytes.
+const LONGEST_FDINFO: usize = 64 << 10;
 
 /// The file mode creation mask when the configuration names none: the C library's and docker's.
 const UMASK: u32 = 0o022;
@@ -83,9 +88,16 @@ pub(crate) fn find_command(process: &Process, environment: &[String]) -> Result<
 ///
 /// Without `no_new_privs` the filter is loaded while `CAP_SYS_ADMIN` is held, so it has to allow the calls after it;
 /// with it, the filter comes last.
-pub(crate) fn confine(confinement: &Confinement, process: &Process, who: &Credentials) -> Result<()> {
+///
+/// A filter's listener is handed over by `handover`; without one nobody listens, and calls for an agent are ENOSYS.
+pub(crate) fn confine(
+    confinement: &Confinement,
+    process: &Process,
+    who: &Credentials,
+    handover: Option<&Handover<'_>>,
+) -> Result<()> {
     if !confinement.no_new_privileges {
-        load_filter(confinement)?;
+        load_filter(confinement, handover)?;
     }
     sys::capability::set_keep_capabilities(true).doing(|| "cannot keep capabilities".to_owned())?;
     become_user(who)?;
@@ -93,7 +105,7 @@ pub(crate) fn confine(confinement: &Confinement, process: &Process, who: &Creden
     confinement.capabilities.apply(confinement.kernel_capabilities).doing(|| "cannot set capabilities".to_owned())?;
     if confinement.no_new_privileges {
         sys::seccomp::set_no_new_privs().doing(|| "cannot set no_new_privs".to_owned())?;
-        load_filter(confinement)?;
+        load_filter(confinement, handover)?;
     }
     Ok(())
 }
@@ -116,9 +128,32 @@ pub(crate) fn own_streams(user: &Credentials) {
     }
 }
 
-fn load_filter(confinement: &Confinement) -> Result<()> {
+/// To be called before [`confine`], by the process that executes the command: prepares for a filter with a listener.
+pub(crate) fn prepare_handover<'a>(confinement: &Confinement, link: &'a Link) -> Result<Option<Handover<'a>>> {
+    match &confinement.seccomp {
+        Some(program) if program.notifies() => Handover::offer(link).map(Some),
+        _ => Ok(None),
+    }
+}
+
+fn load_filter(confinement: &Confinement, handover: Option<&Handover<'_>>) -> Result<()> {
     let Some(program) = &confinement.seccomp else { return Ok(()) };
-    program.load().doing(|| "cannot load the seccomp filter".to_owned()).map(drop)
+    let listener = program.load(handover.is_some()).doing(|| "cannot load the seccomp filter".to_owned())?;
+    match (listener, handover) {
+        (Some(listener), Some(handover)) => handover.give(listener),
+        _ => Ok(()),
+    }
+}
+
+/// The process id that a descriptor of a process stands for; none once it was collected.
+pub(crate) fn pid_of(pidfd: &OwnedFd) -> Result<Option<Pid>> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", &path);
+    let text = file.and_then(|file| sys::fs::read_bounded(&file, LONGEST_FDINFO, &path));
+    let text = text.doing(|| "cannot find the container's process".to_owned())?;
+    let pid = String::from_utf8_lossy(&text).lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
+    // -1 once it was collected.
+    Ok(pid.filter(|pid| *pid > 0).and_then(Pid::from_raw))
 }
 
 fn become_user(who: &Credentials) -> Result<()> {

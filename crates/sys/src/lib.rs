@@ -12,11 +12,13 @@ pub mod fs;
 pub mod memory;
 pub mod mount;
 pub mod net;
+pub mod notification;
 pub mod process;
 pub mod pty;
 pub mod schedule;
 pub mod sealed;
 pub mod seccomp;
+pub mod shared;
 pub mod signal;
 pub mod socket;
 

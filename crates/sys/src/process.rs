@@ -484,7 +484,7 @@ pub fn new_session_keyring(name: Option<&CStr>) -> Result<()> {
     if status >= 0 { Ok(()) } else { Err(last("keyctl", name.unwrap_or_default().to_string_lossy())) }
 }
 
-fn last(call: &'static str, object: impl std::fmt::Display) -> Error {
+pub(crate) fn last(call: &'static str, object: impl std::fmt::Display) -> Error {
     let errno = std::io::Error::last_os_error().raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error);
     Error::new(call, object, errno)
 }

@@ -7,13 +7,14 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
-    recvmsg, sendmsg, socket_with, socketpair,
+    recvmsg, sendmsg, socket_with, socketpair, sockopt,
 };
 
 use crate::error::{Context, Error, Result};
@@ -102,12 +103,30 @@ pub fn is_listening(dir: impl AsFd, name: &str) -> Result<bool> {
 /// # Errors
 /// As [`connect_in`]; open(2)'s for the directory.
 pub fn connect_to(path: &Path, kind: Kind) -> Result<OwnedFd> {
+    let (dir, name) = place(path)?;
+    connect_in(dir, &name, kind).map_err(|error| Error::new("connect", path.display(), error.errno()))
+}
+
+/// As [`connect_to`] for bytes; neither this nor a later [`send_all`] waits for longer than `limit` in one call.
+///
+/// # Errors
+/// As [`connect_to`]; `EAGAIN` after the limit.
+pub fn connect_within(path: &Path, limit: Duration) -> Result<OwnedFd> {
+    let (dir, name) = place(path)?;
+    let socket = Kind::Bytes.new_socket()?;
+    sockopt::set_socket_timeout(&socket, sockopt::Timeout::Send, Some(limit)).at("setsockopt", "SO_SNDTIMEO")?;
+    connect(&socket, &address(&dir, &name)?).at("connect", path.display())?;
+    Ok(socket)
+}
+
+/// The directory of the socket at `path`, and its name in there.
+fn place(path: &Path) -> Result<(OwnedFd, String)> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = rustix::fs::open(parent, flags, Mode::empty()).at("open", parent.display())?;
     let name = path.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| Error::new("connect", path.display(), Errno::INVAL))?;
-    connect_in(dir, name, kind).map_err(|error| Error::new("connect", path.display(), error.errno()))
+    Ok((dir, name.to_owned()))
 }
 
 fn address(dir: impl AsFd, name: &str) -> Result<SocketAddrUnix> {
@@ -119,6 +138,22 @@ fn address(dir: impl AsFd, name: &str) -> Result<SocketAddrUnix> {
 /// # Errors
 /// `EPIPE` when the peer is gone, `EMSGSIZE` when the message is too long, `EAGAIN` when the socket does not block.
 pub fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<()> {
+    send_some(socket, bytes, files).map(drop)
+}
+
+/// Sends all of `bytes` over a stream, `files` beside the first of them.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_all(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut sent = send_some(&socket, bytes, files)?;
+    while sent < bytes.len() {
+        sent += send_some(&socket, &bytes[sent..], &[])?;
+    }
+    Ok(())
+}
+
+fn send_some(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result<usize> {
     let mut space = vec![MaybeUninit::<u8>::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut space = SendAncillaryBuffer::new(if files.is_empty() { &mut [] } else { &mut space[..] });
     if !files.is_empty() && !space.push(SendAncillaryMessage::ScmRights(files)) {
@@ -127,7 +162,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> Result
     loop {
         match sendmsg(&socket, &[IoSlice::new(bytes)], &mut space, SendFlags::NOSIGNAL) {
             Err(Errno::INTR) => {}
-            other => return other.map(drop).at("sendmsg", ""),
+            other => return other.at("sendmsg", ""),
         }
     }
 }

@@ -27,6 +27,7 @@ mod runtime_crash;
 mod runtime_face;
 mod runtime_namespaces;
 mod runtime_process;
+mod runtime_seccomp;
 mod save;
 mod soak;
 mod store;

@@ -37,13 +37,14 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let stdio = create::stdio(&process, flags.get("console-socket"), leaves)?;
     let cgroup = match flags.get("cgroup") {
         Some(below) => format!("{}/{}", record.cgroup.trim_end_matches('/'), below.trim_start_matches('/')),
-        None => record.cgroup,
+        None => record.cgroup.clone(),
     };
     let signals = if leaves { None } else { Some(run::take_signals()?) };
     let mut joined = runtime::exec(&Exec {
         id: flags.id(),
         init: &init,
         spec: &spec,
+        bundle: &record.bundle,
         process: &process,
         stdio,
         identity: Identity::Spec,

@@ -35,7 +35,8 @@ pub(super) fn start(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
         });
     };
     let hooked = spec.hooks.as_ref().is_some_and(|hooks| !hooks.start_container.is_empty());
-    let opened = runtime::open_gate(gate, if hooked { PATIENCE_WITH_HOOKS } else { PATIENCE });
+    let agent = runtime::Agent::of(&spec, &record.id, &record.bundle, "creating");
+    let opened = runtime::open_gate(gate, if hooked { PATIENCE_WITH_HOOKS } else { PATIENCE }, agent.as_ref());
     container.remove_gate()?;
     opened?;
     let hooked = poststart(&container, &record, &spec);

@@ -55,6 +55,7 @@ impl Engine {
             id: id.as_str(),
             init: &init,
             spec: &config.spec,
+            bundle: std::path::Path::new(""),
             process: &process,
             stdio,
             identity: Identity::Lookup { user, groups: config.groups.clone() },

@@ -48,11 +48,11 @@ pub enum Error {
     /// An errno beside an action that carries none.
     #[error("seccomp: {0} takes no errno")]
     ErrnoNotAllowed(String),
-    /// The runtime itself would wait for an agent it has not reached yet.
-    #[error("seccomp: SCMP_ACT_NOTIFY cannot be the default action")]
+    /// A rule of runc's, kept so that a profile means the same under every runtime.
+    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used as default action")]
     NotifyDefault,
-    /// As [`Error::NotifyDefault`]: the listener is handed over with write(2).
-    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used for write")]
+    /// As [`Error::NotifyDefault`].
+    #[error("seccomp: SCMP_ACT_NOTIFY cannot be used for the write syscall")]
     NotifyWrite,
     /// More than the kernel takes.
     #[error("seccomp: the filter has {0} instructions, the kernel takes 4096; use fewer rules or architectures")]
@@ -85,17 +85,20 @@ impl Program {
         self.flags.contains(FilterFlags::NEW_LISTENER)
     }
 
-    /// Puts the calling thread under the filter, for good, and gives the listener if there is one.
+    /// Puts the calling thread under the filter, for good, and gives the listener if there is one and somebody
+    /// `listens`; otherwise the kernel answers what is for an agent with `ENOSYS`.
     ///
     /// Without `no_new_privs` this needs `CAP_SYS_ADMIN`, so it comes before capabilities are dropped. A kernel that
     /// does not know `SECCOMP_FILTER_FLAG_SPEC_ALLOW` (before 4.17) gets the filter without it.
     ///
     /// # Errors
     /// As [`sys::seccomp::load_filter`].
-    pub fn load(&self) -> sys::Result<Option<OwnedFd>> {
-        match sys::seccomp::load_filter(&self.instructions, self.flags) {
-            Err(error) if error.errno() == sys::Errno::INVAL && self.flags.contains(FilterFlags::SPEC_ALLOW) => {
-                sys::seccomp::load_filter(&self.instructions, self.flags.without(FilterFlags::SPEC_ALLOW))
+    pub fn load(&self, listens: bool) -> sys::Result<Option<OwnedFd>> {
+        let unheard = FilterFlags::NEW_LISTENER | FilterFlags::WAIT_KILLABLE_RECV;
+        let flags = if listens { self.flags } else { self.flags.without(unheard) };
+        match sys::seccomp::load_filter(&self.instructions, flags) {
+            Err(error) if error.errno() == sys::Errno::INVAL && flags.contains(FilterFlags::SPEC_ALLOW) => {
+                sys::seccomp::load_filter(&self.instructions, flags.without(FilterFlags::SPEC_ALLOW))
             }
             other => other,
         }
@@ -131,6 +134,15 @@ pub const FLAG_NAMES: [&str; 4] = [
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW",
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV",
 ];
+
+/// Those of [`FLAG_NAMES`] that the running kernel takes.
+#[must_use]
+pub fn supported_flags() -> Vec<&'static str> {
+    let takes = |name: &&str| {
+        filter_flags(&[(*name).to_owned()], true).is_ok_and(|flags| sys::seccomp::flags_supported(flags) == Ok(true))
+    };
+    FLAG_NAMES.into_iter().filter(takes).collect()
+}
 
 /// No flags at all means SPEC_ALLOW, as with runc since 1.2: the mitigation it waives costs much and has been off by
 /// default for filtered processes since 5.16.
@@ -176,7 +188,7 @@ mod tests {
         let path = "/nonexistent/directory";
         let inside = std::thread::spawn(move || {
             sys::seccomp::set_no_new_privs().expect("no_new_privs");
-            assert!(program.load().expect("loaded").is_none());
+            assert!(program.load(false).expect("loaded").is_none());
             let status = std::fs::read_to_string("/proc/thread-self/status").expect("readable");
             assert!(status.lines().any(|line| line == "Seccomp:\t2"), "{status}");
             std::fs::create_dir(path).expect_err("refused").raw_os_error()
@@ -193,7 +205,7 @@ mod tests {
         let program = compile(&profile).expect("valid");
         let inside = std::thread::spawn(move || {
             sys::seccomp::set_no_new_privs().expect("no_new_privs");
-            assert!(program.load().expect("loaded").is_none());
+            assert!(program.load(false).expect("loaded").is_none());
             let socket = |family, protocol| {
                 socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, Some(Protocol::from_raw(protocol))).err()
             };
