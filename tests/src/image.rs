@@ -67,6 +67,7 @@ pub struct Image {
     config: Value,
     architecture: String,
     variant: Option<String>,
+    history: Option<Value>,
 }
 
 impl Image {
@@ -79,6 +80,7 @@ impl Image {
             config: json!({"Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}),
             architecture: "amd64".to_owned(),
             variant: None,
+            history: None,
         }
     }
 
@@ -123,6 +125,13 @@ impl Image {
         self
     }
 
+    /// With this history: a list with one entry for each layer, and those without one.
+    #[must_use]
+    pub fn history(mut self, entries: Value) -> Self {
+        self.history = Some(entries);
+        self
+    }
+
     fn config_blob(&self) -> Vec<u8> {
         let ids: Vec<String> = self.layers.iter().map(|layer| digest(layer)).collect();
         let mut config = json!({
@@ -131,6 +140,9 @@ impl Image {
         });
         if let Some(variant) = &self.variant {
             config["variant"] = json!(variant);
+        }
+        if let Some(history) = &self.history {
+            config["history"] = history.clone();
         }
         config.to_string().into_bytes()
     }

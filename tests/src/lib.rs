@@ -10,6 +10,7 @@
 //! - [`canary`], [`leak`]: what an attack must not change, and what a container must not leave.
 //! - [`cgroup`]: a container's control groups seen from outside.
 //! - [`agent`]: what answers the system calls that a filter holds up.
+//! - [`listing`]: trees of files as text.
 //! - [`debian`]: the Debian images that `cargo xtask test-images` makes.
 //!
 //! Every piece names its things after the process and a counter, so suites run in parallel and beside each other.
@@ -23,6 +24,7 @@ pub mod host;
 pub mod http;
 pub mod image;
 pub mod leak;
+pub mod listing;
 pub mod process;
 pub mod registry;
 pub mod tarball;

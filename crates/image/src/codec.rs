@@ -190,7 +190,9 @@ pub struct Decoder<R> {
 }
 
 impl<R: Read> Decoder<R> {
-    /// Decodes `reader`, whose first bytes tell how; `declared` must agree when it is given.
+    /// Decodes `reader`, whose first bytes tell how. `declared` is only believed when it says that there is no compression:
+    /// docker 28 calls every layer of an image it pushes gzip, those too that the registry has as they were (plain or
+    /// zstd).
     ///
     /// # Errors
     /// Those of reading the first bytes; [`CodecError::Unsupported`], [`CodecError::Disagrees`].
@@ -198,7 +200,7 @@ impl<R: Read> Decoder<R> {
         let mut first = Vec::with_capacity(XZ_MAGIC.len());
         reader.by_ref().take(XZ_MAGIC.len() as u64).read_to_end(&mut first)?;
         let found = Compression::detect(&first);
-        if let Some(declared) = declared.filter(|declared| Some(*declared) != found) {
+        if let Some(declared) = declared.filter(|declared| *declared == Compression::None && Some(*declared) != found) {
             let found = found.map_or("another compression", Compression::name);
             return Err(CodecError::Disagrees { declared: declared.name(), found }.into_io());
         }
@@ -333,6 +335,10 @@ mod tests {
             decode(&gzip(b"x"), Some(Compression::None), Limits::default()),
             Err(CodecError::Disagrees { .. })
         ));
+        let zstd = zstd::encode_all(&b"x"[..], 1).expect("in memory");
+        for bytes in [&b"x"[..], &zstd] {
+            assert_eq!(decode(bytes, Some(Compression::Gzip), Limits::default()), Ok(b"x".to_vec()));
+        }
         assert_eq!(decode(XZ_MAGIC, None, Limits::default()), Err(CodecError::Unsupported));
     }
 

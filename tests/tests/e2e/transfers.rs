@@ -285,6 +285,25 @@ fn a_layer_may_be_elsewhere_or_in_its_descriptor() {
 }
 
 #[test]
+fn a_layer_that_is_called_gzip_may_be_packed_otherwise() {
+    // So docker 28 pushes what it pulled: its manifest calls every layer gzip, and the registry has them as they were.
+    let host = Host::new();
+    for packing in [Packing::Plain, Packing::Zstd] {
+        let layout = changed(|layout, manifest, layer| {
+            layout.remove(&format!("blobs/{}", testkit::image::digest(layer).replace(':', "/")));
+            let packed = packing.pack(testkit::image::busybox_layer());
+            layout.put(&format!("blobs/{}", testkit::image::digest(&packed).replace(':', "/")), packed.clone());
+            manifest["layers"][0]["digest"] = json!(testkit::image::digest(&packed));
+            manifest["layers"][0]["size"] = json!(packed.len());
+        });
+        let server = Server::start(move |request| shelf(&layout, request));
+        let name = format!("{}/called-gzip:1", server.address());
+        host.lighter(&["run", "--rm", &name, "true"]).ok();
+        host.lighter(&["rmi", &name]).ok();
+    }
+}
+
+#[test]
 fn digests_may_be_longer() {
     use sha2::Digest as _;
     let host = Host::new();

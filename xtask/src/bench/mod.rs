@@ -5,7 +5,7 @@
 //! the row goes through chroot(8) too, so that its cost cancels out.
 
 mod memory;
-mod peers;
+pub(crate) mod peers;
 mod report;
 mod rows;
 mod stores;
@@ -121,7 +121,7 @@ fn timed(mut command: Command) -> Result<Duration, String> {
 }
 
 /// Runs a command to its end and gives its standard output.
-fn output(mut command: Command) -> Result<String, String> {
+pub(crate) fn output(mut command: Command) -> Result<String, String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{command:?}: {error}"))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned());

@@ -18,7 +18,7 @@ enum Place {
 }
 
 /// The peers that answer, and a directory that they and this machine both see.
-pub(super) struct Peers {
+pub(crate) struct Peers {
     found: Vec<(&'static str, Place, String)>,
     tree: Option<PathBuf>,
     shared: PathBuf,
@@ -34,7 +34,7 @@ const KNOWN: [(&str, &[&str]); 4] = [
 
 impl Peers {
     /// Looks for peers. The tree is used when it is there; it is never made here.
-    pub(super) fn find(host: &Host) -> Result<Self, String> {
+    pub(crate) fn find(host: &Host) -> Result<Self, String> {
         let tree = enter_tree();
         let shared = match &tree {
             Some(tree) => tree.join(format!("tmp/lighter-bench-{}", std::process::id())),
@@ -61,13 +61,13 @@ impl Peers {
     }
 
     /// A command of this peer; none when the machine has no such peer.
-    pub(super) fn command(&self, name: &str) -> Option<Command> {
+    pub(crate) fn command(&self, name: &str) -> Option<Command> {
         let (_, place, _) = self.found.iter().find(|(known, ..)| *known == name)?;
         Some(self.at(place, name))
     }
 
     /// `command` as peers are run: through chroot(8) when they are.
-    pub(super) fn alike(&self, command: Command) -> Command {
+    pub(crate) fn alike(&self, command: Command) -> Command {
         if self.tree.is_none() {
             return command;
         }
@@ -90,12 +90,12 @@ impl Peers {
     }
 
     /// The shared directory, as this machine names it.
-    pub(super) fn shared(&self) -> &Path {
+    pub(crate) fn shared(&self) -> &Path {
         &self.shared
     }
 
     /// `path`, below the shared directory, as the peer called `name` sees it.
-    pub(super) fn seen_by(&self, name: &str, path: &Path) -> PathBuf {
+    pub(crate) fn seen_by(&self, name: &str, path: &Path) -> PathBuf {
         let in_tree = self.found.iter().any(|(known, place, _)| *known == name && *place == Place::Tree);
         match &self.tree {
             Some(tree) if in_tree => Path::new("/").join(path.strip_prefix(tree).unwrap_or(path)),
@@ -103,8 +103,17 @@ impl Peers {
         }
     }
 
+    /// `path`, as the peer called `name` sees it, as this machine names it.
+    pub(crate) fn seen_here(&self, name: &str, path: &Path) -> PathBuf {
+        let in_tree = self.found.iter().any(|(known, place, _)| *known == name && *place == Place::Tree);
+        match &self.tree {
+            Some(tree) if in_tree => tree.join(path.strip_prefix("/").unwrap_or(path)),
+            _ => path.to_owned(),
+        }
+    }
+
     /// Name and version of each peer.
-    pub(super) fn described(&self) -> Vec<String> {
+    pub(crate) fn described(&self) -> Vec<String> {
         self.found.iter().map(|(name, _, version)| format!("{name}: {version}")).collect()
     }
 }
