@@ -17,6 +17,9 @@ const NEEDED: [(&str, &str); 9] = [
     ("cc", "gcc"),
 ];
 
+/// What only the benchmark calls.
+const MEASURES: [(&str, &str); 1] = [("time", "time")];
+
 /// Where this machine has the program.
 pub(crate) fn find(program: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var("PATH").unwrap_or_default();
@@ -30,6 +33,11 @@ const EMULATOR: [(&str, &str); 2] = [("qemu-system-x86_64", "qemu-system-x86"), 
 /// Installs what is missing.
 pub(crate) fn install() -> Outcome {
     install_some(&NEEDED)
+}
+
+/// Installs what measures for `bench`, if it is missing.
+pub(crate) fn install_measures() -> Outcome {
+    install_some(&MEASURES)
 }
 
 /// Installs the emulator, which `vm` alone needs, if it is missing.

@@ -1,10 +1,15 @@
-//! Memory that an engine keeps for each idle container, beside the container's own process.
+//! Memory that an engine keeps for each idle container, beside the container's own process, and what a runtime holds
+//! at its peak.
+
+use std::path::Path;
+use std::process::Command;
 
 use testkit::{Host, leak};
 
 use super::peers::Peers;
 use super::report::{Contestant, Row};
-use super::rows::Idle;
+use super::rows::{Idle, runtimes, unique};
+use super::{Entry, output};
 
 /// Containers that are up at the same time: shared pages count in proportion.
 const CONTAINERS: usize = 5;
@@ -23,6 +28,36 @@ pub(super) fn idle(host: &Host, peers: &Peers, engines: &[&'static str], image: 
         contestants.push(Contestant { name, samples: vec![f64::from(each)] });
     }
     Ok(Row { name: "memory per idle container (PSS, daemons not counted)", unit: "kB", contestants })
+}
+
+/// How often each runtime runs for its peak.
+const PEAKS: usize = 5;
+
+/// The largest resident set of each runtime's `run` of the bundle, its pages of the program's file among them: what
+/// `time(1)` reports of the process and of those it waited for.
+pub(super) fn peak(host: &Host, peers: &Peers, bundle: &Path) -> Result<Row, String> {
+    let own =
+        |round| peers.alike(host.runtime(&["run", "--bundle", &bundle.to_string_lossy(), &unique("peak", round)]));
+    let mut entries = vec![Entry::new("lighter-runtime", own)];
+    entries.extend(runtimes(peers, bundle));
+    let report = peers.shared().join("peak");
+    let mut contestants = Vec::new();
+    for entry in &entries {
+        let samples: Result<Vec<f64>, String> =
+            (0..PEAKS).map(|round| resident((entry.make)(round), &report)).collect();
+        contestants.push(Contestant { name: entry.name, samples: samples? });
+    }
+    Ok(Row { name: "OCI run of /bin/true, peak resident memory", unit: "kB", contestants })
+}
+
+/// Runs `command` to its end; the largest resident set of it or of a child that it waited for, in kilobytes.
+fn resident(command: Command, report: &Path) -> Result<f64, String> {
+    let mut timed = Command::new("time");
+    timed.args(["-f", "%M", "-o"]).arg(report).arg(command.get_program()).args(command.get_args());
+    timed.envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    output(timed)?;
+    let text = std::fs::read_to_string(report).map_err(|error| format!("{}: {error}", report.display()))?;
+    text.trim().parse().map_err(|_| format!("time -f %M wrote {text:?}"))
 }
 
 /// Processes of the engine under test: they hold on to its directories, but do not run the image's program.
@@ -56,6 +91,12 @@ fn proportional(pid: i32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_cannot_be_timed_is_said_so() {
+        let missing = Command::new("/no/such/program");
+        assert!(resident(missing, Path::new("/nonexistent/report")).is_err());
+    }
 
     #[test]
     fn this_process_uses_memory() {

@@ -33,6 +33,7 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
         _ => return Err("cargo xtask bench [ROUNDS|pull]".to_owned()),
     };
     packages::install()?;
+    packages::install_measures()?;
     checks::build()?;
     images::make()?;
     let host = testkit::Host::alone();

@@ -32,6 +32,7 @@ pub(super) fn measure(host: &Host, peers: &Peers, rounds: usize) -> Result<Vec<R
         bare(host, peers, "OCI run of /bin/true from a bundle", &bundle, rounds),
         bare(host, peers, "the same with docker's default configuration: seccomp, masks, limits", &full, rounds),
         crowd(host, peers, &bundle),
+        memory::peak(host, peers, &bundle)?,
         with_image(host, peers, &engines, rounds),
         exec(host, peers, &engines, rounds)?,
         memory::idle(host, peers, &engines, IMAGE)?,
@@ -112,7 +113,7 @@ fn bundle(shared: &Path) -> Result<PathBuf, String> {
 }
 
 /// The bare runtimes' entries for the bundle.
-fn runtimes<'a>(peers: &'a Peers, bundle: &'a Path) -> Vec<Entry<'a>> {
+pub(super) fn runtimes<'a>(peers: &'a Peers, bundle: &'a Path) -> Vec<Entry<'a>> {
     let mut entries = Vec::new();
     for name in ["crun", "runc"] {
         if peers.command(name).is_some() {
@@ -127,7 +128,7 @@ fn runtimes<'a>(peers: &'a Peers, bundle: &'a Path) -> Vec<Entry<'a>> {
     entries
 }
 
-fn unique(name: &str, round: usize) -> String {
+pub(super) fn unique(name: &str, round: usize) -> String {
     format!("lighter-bench-{}-{name}-{round}", std::process::id())
 }
 
