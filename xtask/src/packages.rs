@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::{Outcome, run, say, sh};
 
 /// A program that proves a package, and the package.
-const NEEDED: [(&str, &str); 9] = [
+const NEEDED: [(&str, &str); 10] = [
     ("busybox", "busybox-static"),
     ("docker-registry", "docker-registry"),
     ("debootstrap", "debootstrap"),
@@ -14,6 +14,7 @@ const NEEDED: [(&str, &str); 9] = [
     ("zstd", "zstd"),
     ("xz", "xz-utils"),
     ("mkfs.ext4", "e2fsprogs"),
+    ("newuidmap", "uidmap"),
     ("cc", "gcc"),
 ];
 

@@ -18,8 +18,8 @@ pub struct Created {
     pub pidfd: OwnedFd,
     /// Master of the terminal, when one was asked for.
     pub terminal: Option<OwnedFd>,
-    /// The container's control group.
-    pub cgroup: Cgroup,
+    /// The container's control group, if it has one of its own.
+    pub cgroup: Option<Cgroup>,
     /// Directories of the resource control file system that were made, to be given to
     /// [`resctrl::remove`](crate::resctrl::remove) with the container.
     pub resctrl: Vec<String>,

@@ -10,7 +10,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use oci::runtime::{LinuxNamespace, NamespaceKind};
+use oci::runtime::{IdMapping, LinuxNamespace, NamespaceKind};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, setsid};
 use sys::process::{CloneArgs, Namespaces};
@@ -23,7 +23,7 @@ use crate::launch::{Exec, Stdio};
 use crate::link::{self, Answer, Link};
 use crate::plan::{Confinement, namespace_flag, wrong};
 use crate::tuning::{Affinity, Tuning};
-use crate::{lsm, mounts, notify, parent, process, resctrl};
+use crate::{idmap, lsm, mounts, notify, parent, process, resctrl};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS: i64 = 0x1cd1;
@@ -55,9 +55,11 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     let namespaces = linux.namespaces.iter().map(|n: &LinuxNamespace| namespace_flag(n.kind));
     let namespaces = namespaces.fold(Namespaces::empty(), Namespaces::union);
     let group_error = |error| mounts::cgroup_error("cannot open the container's control group", error);
-    let host = Host::detect().map_err(group_error)?;
-    let cgroup = Cgroup::open(&host, exec.cgroup).map_err(group_error)?;
-    let entry = cgroup.entry_fds().map_err(group_error)?;
+    let cgroup = match exec.cgroup {
+        Some(path) => Some(Host::detect().and_then(|host| Cgroup::open(&host, path)).map_err(group_error)?),
+        None => None,
+    };
+    let entry = cgroup.as_ref().map(Cgroup::entry_fds).transpose().map_err(group_error)?.unwrap_or_default();
     let (ours, theirs) = Link::pair()?;
     let inside =
         Inside { exec, confinement: &confinement, tuning: &tuning, affinity: &affinity, entry: &entry, link: &theirs };
@@ -78,14 +80,15 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
         })
     };
     let before = affinity.begin()?;
-    let door = match make_door(cgroup.v2_dir_fd().map_err(group_error)?) {
+    let group = cgroup.as_ref().map(Cgroup::v2_dir_fd).transpose().map_err(group_error)?.flatten();
+    let door = match (make_door(group), &cgroup) {
         // A container with groups of its own has moved its processes there: no group has both processes and controllers
         // for those below it, and threaded groups take no processes.
-        Err(error) if matches!(error.errno(), Errno::BUSY | Errno::OPNOTSUPP) => {
-            let own = Cgroup::of_process_v2(&host, first_process(exec)?).map_err(group_error)?;
+        (Err(error), Some(cgroup)) if matches!(error.errno(), Errno::BUSY | Errno::OPNOTSUPP) => {
+            let own = Cgroup::of_process_v2(cgroup.host(), first_process(exec)?).map_err(group_error)?;
             make_door(own.v2_dir_fd().map_err(group_error)?)
         }
-        other => other,
+        (other, _) => other,
     }
     .doing(|| "cannot make a process in the container's control group".to_owned())?;
     drop(theirs);
@@ -115,9 +118,11 @@ fn meet(exec: &Exec<'_>, tuning: &Tuning, rdt: Option<&resctrl::Groups>, link: &
     let (pid, pidfd) = link.await_process()?;
     let finish = || -> Result<Option<OwnedFd>> {
         process::set_rlimits(pid, &exec.process.rlimits)?;
-        process::set_oom_score(pid, exec.process.oom_score_adj)?;
+        if !exec.ordinary {
+            process::set_oom_score(pid, exec.process.oom_score_adj)?;
+        }
         rdt.map_or(Ok(()), |groups| groups.enter(pid))?;
-        link.send_mapped()?;
+        link.send_mapped(exec.ordinary && idmap::groups_are_fixed(pid)?)?;
         let terminal = match link.answer(link::PATIENCE)? {
             Answer::Ready(terminal) => terminal,
             Answer::Executed | Answer::Listening(..) => return Err(link::ended()),
@@ -148,6 +153,10 @@ struct Inside<'a> {
 }
 
 fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
+    if inside.exec.ordinary {
+        // While this still is a process that its user may change.
+        process::set_own_oom_score(inside.exec.process.oom_score_adj)?;
+    }
     sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
     // Through the host's /proc, before the container's is all there is; fork(2) passes it on.
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
@@ -178,12 +187,15 @@ fn run(inside: &Inside<'_>) -> Result<()> {
     let Inside { exec, confinement, tuning, affinity, entry, link } = *inside;
     entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
     affinity.finish()?;
-    link.await_mapped()?;
+    let fixed_groups = link.await_mapped()?;
     if exec.spec.namespace(NamespaceKind::User).is_some() {
-        let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
+        let linux = exec.spec.linux.as_ref();
+        let id = |map: Option<&[IdMapping]>| map.filter(|map| !map.is_empty()).map_or(0, idmap::set_up_id);
+        let uid = rustix::fs::Uid::from_raw(id(linux.map(|linux| &linux.uid_mappings[..])));
+        let gid = rustix::fs::Gid::from_raw(id(linux.map(|linux| &linux.gid_mappings[..])));
         let what = || "cannot become root of the container's user namespace".to_owned();
-        rustix::thread::set_thread_res_gid(gid, gid, gid).at("setresgid", 0).doing(what)?;
-        rustix::thread::set_thread_res_uid(uid, uid, uid).at("setresuid", 0).doing(what)?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid).at("setresgid", gid.as_raw()).doing(what)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid).at("setresuid", uid.as_raw()).doing(what)?;
     }
     setsid().at("setsid", "").doing(|| "cannot become a session leader".to_owned())?;
     // The container's, by name; never the keys of whoever runs `exec`.
@@ -213,7 +225,7 @@ fn run(inside: &Inside<'_>) -> Result<()> {
     let kept = Link::from(process::place_streams(streams, &exec.preserve, link.as_fd())?);
     let execute = || -> Result<()> {
         let handover = process::prepare_handover(confinement, &kept)?;
-        process::confine(confinement, exec.process, &credentials, handover.as_ref())?;
+        process::confine(confinement, exec.process, &credentials, handover.as_ref(), fixed_groups)?;
         process::reset_signals()?;
         Err(found.exec())
     };

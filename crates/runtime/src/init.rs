@@ -9,22 +9,24 @@ use sys::Context as _;
 use sys::mount::Propagation;
 use sys::process::Namespaces;
 
-use crate::cgroup::EntryFds;
+use crate::cgroup::{Cgroup, EntryFds};
 use crate::command::Found;
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::identity::Credentials;
-use crate::launch::{Bundle, Stdio};
+use crate::launch::{Bundle, Rootfs, Stdio};
 use crate::link::{self, Link};
 use crate::plan::Plan;
-use crate::{gate, hooks, lsm, parent, process, reaper, rootfs};
+use crate::{gate, hooks, lsm, mounts, parent, process, reaper, rootfs};
 
 /// What the first process inherits.
 pub(crate) struct Inherited<'a> {
     pub(crate) plan: &'a Plan<'a>,
     pub(crate) link: &'a Link,
     pub(crate) entry: &'a EntryFds,
+    pub(crate) cgroup: Option<&'a Cgroup>,
     /// Names of the v1 hierarchies, for the directories below `/sys/fs/cgroup`.
     pub(crate) cgroup_names: &'a [String],
+    pub(crate) rootfs: &'a Rootfs,
     pub(crate) stdio: &'a Stdio,
     pub(crate) preserve: &'a [OwnedFd],
     pub(crate) bundle: Option<&'a Bundle<'a>>,
@@ -34,6 +36,8 @@ pub(crate) struct Inherited<'a> {
 struct Prepared {
     found: Found,
     credentials: Credentials,
+    /// Whether the supplementary groups are what they are.
+    fixed_groups: bool,
 }
 
 /// Runs the process; what it gives is an exit code for a failure before execve, or the command's under `--init`.
@@ -60,19 +64,29 @@ pub(crate) fn exit_code(error: &Error) -> i32 {
 
 fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     let Inherited { plan, link, entry, .. } = *inherited;
-    sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned())?;
+    let hide = || sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned());
+    if plan.ordinary {
+        // What is hidden belongs to the host's root, and the caller could not map the ids. In namespaces that are all new
+        // there is nobody yet to hide from.
+        process::set_own_oom_score(plan.process.oom_score_adj)?;
+    } else {
+        hide()?;
+    }
     entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
     for (flag, file) in &plan.joins {
         sys::process::join(file, *flag).doing(|| "cannot join a namespace".to_owned())?;
     }
-    link.await_mapped()?;
+    let fixed_groups = link.await_mapped()?;
+    if plan.ordinary {
+        hide()?;
+    }
     // Root of a user namespace of its own may not find its way there.
     let stage = match inherited.bundle {
         Some(bundle) if parent::has_create_hooks(plan) => Some(rootfs::Stage::open(plan, bundle)?),
         _ => None,
     };
     if plan.has_user_namespace() {
-        become_root()?;
+        become_root(plan.set_up_ids(), fixed_groups)?;
     }
     if plan.new_cgroup_namespace {
         // Its root is the group the process is in, hence after entering it.
@@ -87,7 +101,11 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     }
     sys::mount::propagate_all("/", Propagation::Slave).doing(|| "cannot detach from the host's mounts".to_owned())?;
     let mut own = rootfs::make_own(plan)?;
-    let callers = link.await_mounts(parent::patience(plan))?;
+    let callers = if plan.ordinary {
+        mounts::make(plan, inherited.rootfs, inherited.cgroup, None)?
+    } else {
+        link.await_mounts(parent::patience(plan))?
+    };
     let root = rootfs::assemble(plan, &mut own, callers, inherited.cgroup_names, stage.as_ref(), || {
         link.await_hooks(parent::patience(plan))?;
         match (inherited.bundle, &plan.spec.hooks) {
@@ -117,7 +135,7 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     lsm::set_labels(own.proc.as_ref().map(AsFd::as_fd), &plan.confinement)?;
     let (master, slave) = terminal.unzip();
     link.send_ready(master.as_ref())?;
-    Ok((Prepared { found, credentials }, slave))
+    Ok((Prepared { found, credentials, fixed_groups }, slave))
 }
 
 fn start(inherited: &Inherited<'_>, prepared: &Prepared, slave: Option<&OwnedFd>) -> Result<i32> {
@@ -172,7 +190,13 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, terminal: bool, kept:
     }
     let execute = || -> Result<i32> {
         let handover = process::prepare_handover(&plan.confinement, kept)?;
-        process::confine(&plan.confinement, plan.process, &prepared.credentials, handover.as_ref())?;
+        process::confine(
+            &plan.confinement,
+            plan.process,
+            &prepared.credentials,
+            handover.as_ref(),
+            prepared.fixed_groups,
+        )?;
         process::reset_signals()?;
         if plan.die_with_caller && !plan.init {
             sys::process::die_with_parent(rustix::process::Signal::KILL.as_raw())
@@ -194,7 +218,7 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, terminal: bool, kept:
     let begun = reaper::run(
         &setup,
         || execute().unwrap_or_else(|error| report(&error)),
-        || process::confine(&plan.confinement, plan.process, &prepared.credentials, None),
+        || process::confine(&plan.confinement, plan.process, &prepared.credentials, None, prepared.fixed_groups),
     );
     match begun {
         Ok(never) => match never {},
@@ -207,12 +231,15 @@ fn host_pid() -> u32 {
     std::fs::read_link("/proc/self").ok().and_then(|name| name.to_str()?.parse().ok()).unwrap_or(0)
 }
 
-/// Becomes root of the new user namespace, which the caller has just mapped.
-fn become_root() -> Result<()> {
+/// Becomes root of the new user namespace, which the caller has just mapped; or whoever it is set up by.
+fn become_root((uid, gid): (u32, u32), fixed_groups: bool) -> Result<()> {
     let what = || "cannot become root of the user namespace".to_owned();
-    let (uid, gid) = (rustix::fs::Uid::ROOT, rustix::fs::Gid::ROOT);
-    set_thread_res_gid(gid, gid, gid).at("setresgid", 0).doing(what)?;
-    set_thread_res_uid(uid, uid, uid).at("setresuid", 0).doing(what)?;
+    let ids = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
+    set_thread_res_gid(ids.1, ids.1, ids.1).at("setresgid", gid).doing(what)?;
+    set_thread_res_uid(ids.0, ids.0, ids.0).at("setresuid", uid).doing(what)?;
+    if fixed_groups {
+        return Ok(());
+    }
     set_thread_groups(&[]).at("setgroups", "").doing(what)
 }
 

@@ -44,8 +44,23 @@ pub struct Bundle<'a> {
     pub private: &'a [BorrowedFd<'a>],
     /// Whether the process gets a session keyring of its own.
     pub new_keyring: bool,
-    /// The scope that systemd makes for the container; without one the group is made by us.
-    pub scope: Option<&'a Scope>,
+    /// Where the container's control group comes from.
+    pub groups: Groups<'a>,
+    /// Whether the caller is an ordinary user: the container's own privilege, over a user namespace of its own, is then
+    /// all that there is to make its mounts with.
+    pub ordinary: bool,
+}
+
+/// Where a container's control group comes from.
+#[derive(Clone, Copy, Debug)]
+pub enum Groups<'a> {
+    /// It is made here, at this path below every hierarchy's root. A caller without privilege over the host's groups,
+    /// whose configuration names neither a path nor limits, may find that no group can be made; then there is none.
+    Own(&'a str),
+    /// systemd makes it.
+    Scope(&'a Scope),
+    /// There is none: the container stays in its caller's.
+    None,
 }
 
 /// The process's user.
@@ -122,8 +137,10 @@ pub struct Exec<'a> {
     pub stdio: Stdio,
     /// Who it is.
     pub identity: Identity,
-    /// Path of the container's control group.
-    pub cgroup: &'a str,
+    /// Path of the container's control group; without one the process stays in the caller's.
+    pub cgroup: Option<&'a str>,
+    /// Whether the caller is an ordinary user.
+    pub ordinary: bool,
     /// Descriptors kept open in the process as 3, 4, …
     pub preserve: Vec<OwnedFd>,
     /// Directory of compiled seccomp programs.

@@ -18,6 +18,7 @@ const LONGEST: usize = 4096;
 const FILES_PER_MESSAGE: usize = 200;
 
 const MAPPED: u8 = b'm';
+const MAPPED_FIXED: u8 = b'n';
 const MOUNTS: u8 = b'd';
 const MOUNTS_LAST: u8 = b'D';
 const READY: u8 = b'r';
@@ -68,8 +69,9 @@ impl Link {
 
     // The caller's half.
 
-    pub(crate) fn send_mapped(&self) -> Result<()> {
-        self.send(&[MAPPED], &[])
+    /// Says that the ids are there, and whether the supplementary groups are fixed by them.
+    pub(crate) fn send_mapped(&self, fixed_groups: bool) -> Result<()> {
+        self.send(&[if fixed_groups { MAPPED_FIXED } else { MAPPED }], &[])
     }
 
     pub(crate) fn send_mounts(&self, mounts: &[OwnedFd]) -> Result<()> {
@@ -163,8 +165,15 @@ impl Link {
         self.send(&[PROCESS, a, b, c, d], &[pidfd.as_fd()])
     }
 
-    pub(crate) fn await_mapped(&self) -> Result<()> {
-        self.expect(MAPPED).map(drop)
+    /// Waits for the ids; gives whether the supplementary groups are fixed.
+    pub(crate) fn await_mapped(&self) -> Result<bool> {
+        let mut buffer = [0; 1];
+        match self.receive(&mut buffer, PATIENCE)? {
+            (0, _) => Err(caller_gone()),
+            _ if buffer[0] == MAPPED => Ok(false),
+            _ if buffer[0] == MAPPED_FIXED => Ok(true),
+            _ => Err(out_of_step(buffer[0])),
+        }
     }
 
     /// Waits for the mounts; `patience` covers what the caller does before, hooks included.

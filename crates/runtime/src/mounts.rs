@@ -12,17 +12,33 @@ use sys::{Context as _, Errno};
 
 use crate::cgroup::{Cgroup, Layout, Version};
 use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::launch::Rootfs;
 use crate::mount_plan::{Ids, MountPlan, Source};
 use crate::overlay;
 use crate::plan::{Plan, wrong};
-use crate::{devices, parent};
+use crate::{devices, idmap};
+
+/// The root file system, then what [`make_callers`] makes. Made by the caller; by the process itself, in namespaces of its
+/// own by then, where the caller is an ordinary user.
+pub(crate) fn make(
+    plan: &Plan<'_>,
+    rootfs: &Rootfs,
+    cgroup: Option<&Cgroup>,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<Vec<OwnedFd>> {
+    let mut mounts = vec![make_root(plan, rootfs, userns)?];
+    // A bundle's ids are its maker's affair; elsewhere files keep their owners on both sides.
+    let map_binds = !matches!(rootfs, Rootfs::AsIs(_));
+    mounts.extend(make_callers(plan, cgroup, userns, map_binds)?);
+    Ok(mounts)
+}
 
 /// The mounts that the caller makes for the process, in the order the process attaches them: for each plan of its
 /// own one, for the control groups of a v1 host a tmpfs and one each; then the device nodes that have to be mounted.
 /// `map_binds` is whether bind mounts are seen through the container's id map when they do not say anything else.
-pub(crate) fn make_callers(
+fn make_callers(
     plan: &Plan<'_>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     userns: Option<BorrowedFd<'_>>,
     map_binds: bool,
 ) -> Result<Vec<OwnedFd>> {
@@ -34,10 +50,13 @@ pub(crate) fn make_callers(
                 made.push(bind(plan, mount, path, *recursive, if map_binds { userns } else { None }, userns)?);
             }
             Source::Dev => made.push(devices::dev(plan, mount, &mut nodes)?),
-            Source::Cgroup => {
-                hand_over(plan, mount, cgroup)?;
-                cgroups(plan, mount, cgroup, &mut made)?;
-            }
+            Source::Cgroup => match cgroup {
+                Some(cgroup) => {
+                    hand_over(plan, mount, cgroup)?;
+                    cgroups(plan, mount, cgroup, &mut made)?;
+                }
+                None => made.push(no_groups(mount)?),
+            },
             Source::New { .. } | Source::Link { .. } => {}
         }
     }
@@ -64,6 +83,10 @@ fn bind(
         let sentence = format!("{}: its file system cannot map ids into the container's user namespace", what());
         Error::system(sentence, cause).with_kind(ErrorKind::Unsupported)
     };
+    if plan.ordinary && mount.ids != Ids::Default {
+        let sentence = format!("{}: an ordinary user cannot map the ids of a file system", what());
+        return Err(Error::new(ErrorKind::Unsupported, sentence));
+    }
     let map = |userns: BorrowedFd<'_>, recursive: bool| {
         let change = Change { idmap: Some(userns), recursive, ..Change::default() };
         sys::mount::set_attributes(&tree, &change).map_err(refused)
@@ -83,7 +106,7 @@ fn bind(
             map(userns, *recursive)?;
         }
         Ids::Own { uids, gids, recursive } => {
-            let userns = parent::id_map(uids, gids)?;
+            let userns = idmap::for_mounts(uids, gids)?;
             map(userns.as_fd(), *recursive)?;
         }
     }
@@ -150,7 +173,12 @@ fn cgroups(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup, made: &mut Vec<O
         // Without a namespace of its own the container sees all of the one hierarchy of v2, and of several just its own
         // group in each: so do runc and crun, and programs that read their limits rely on it.
         let tree = if plan.new_cgroup_namespace || !names.is_empty() {
-            sys::mount::clone_tree(hierarchy.fd, "", false).doing(what)?
+            if plan.ordinary {
+                // The descriptor is of the caller's mount namespace, which no longer is this one.
+                sys::mount::clone_path(&hierarchy.path, false).doing(what)?
+            } else {
+                sys::mount::clone_tree(hierarchy.fd, "", false).doing(what)?
+            }
         } else {
             sys::mount::clone_path(hierarchy.mount, false).doing(what)?
         };
@@ -160,12 +188,24 @@ fn cgroups(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup, made: &mut Vec<O
     Ok(())
 }
 
+/// An empty directory: a container without a control group of its own has none to see, and those of the host are none of
+/// its business.
+fn no_groups(mount: &MountPlan) -> Result<OwnedFd> {
+    let what = || format!("cannot mount at {}", mount.target.display());
+    let fs = NewFs::open("tmpfs").doing(what)?;
+    for (key, value) in [("source", "tmpfs"), ("mode", "755"), ("size", "0"), ("nr_inodes", "1")] {
+        fs.set(key, value).doing(what)?;
+    }
+    fs.mount(mount.set | Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC).doing(what)
+}
+
 /// Gives a container that sees its own group of control groups v2, and may write there, that group: it can then make
 /// groups inside. The owner is whoever its process is (config-linux.md, "Cgroup ownership"). Limits stay the host's.
 fn hand_over(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup) -> Result<()> {
     if mount.set.contains(Attributes::RDONLY)
         || !plan.new_cgroup_namespace
         || !plan.has_user_namespace()
+        || plan.ordinary
         || cgroup.host().layout() != Layout::V2
     {
         return Ok(());
@@ -206,14 +246,8 @@ pub(crate) fn set_data(fs: &NewFs, data: &[(String, Option<String>)]) -> sys::Re
     Ok(())
 }
 
-/// The root file system, detached. `root_ids` are the host's ids of the container's root.
-pub(crate) fn make_root(
-    rootfs: &crate::launch::Rootfs,
-    root_ids: (u32, u32),
-    userns: Option<BorrowedFd<'_>>,
-    propagation: &str,
-) -> Result<OwnedFd> {
-    use crate::launch::Rootfs;
+/// The root file system, detached.
+fn make_root(plan: &Plan<'_>, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     let tree = match rootfs {
         Rootfs::Directory(path) => {
             let what = || format!("cannot use {} as the root file system", path.display());
@@ -230,14 +264,18 @@ pub(crate) fn make_root(
             .doing(|| format!("cannot use {} as the root file system", path.display()))?,
         Rootfs::Overlay { layers_dir, lowers, writable_dir, volatile } => {
             let layers = overlay::Layers { dir: layers_dir, lowers, writable: writable_dir, volatile: *volatile };
-            overlay::mount(layers, root_ids, userns)?
+            overlay::mount(layers, plan.root_ids(), userns)?
         }
     };
     // Device nodes of an image are dead; the ones of /dev sit on their own mount. Without a user namespace MKNOD may
     // have been granted, whose nodes must then work: the control group decides.
-    let set = if userns.is_some() { Attributes::NODEV } else { Attributes::empty() };
+    let set = if plan.has_user_namespace() { Attributes::NODEV } else { Attributes::empty() };
     // The one that hears of the host's later mounts has to stay related to where it was copied from.
-    let propagation = if matches!(propagation, "slave" | "rslave") { Propagation::Slave } else { Propagation::Private };
+    let propagation = if matches!(plan.linux.rootfs_propagation.as_str(), "slave" | "rslave") {
+        Propagation::Slave
+    } else {
+        Propagation::Private
+    };
     let change = Change { set, propagation: Some(propagation), recursive: true, ..Change::default() };
     sys::mount::set_attributes(&tree, &change).doing(|| "cannot set up the root file system".to_owned())?;
     Ok(tree)

@@ -1,21 +1,19 @@
 //! The caller's side of making a container: what needs the host's privilege, and the conversation with the process.
 
-use std::fmt::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use oci::runtime::IdMapping;
-use rustix::fs::{Mode, OFlags};
-use sys::Context as _;
-use sys::process::{Child, CloneArgs, Namespaces};
+use sys::process::{Child, CloneArgs};
 
-use crate::cgroup::{Cgroup, CreateOptions, Host, Layout};
+use crate::cgroup::Cgroup;
 use crate::created::Created;
-use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::grouping;
 use crate::hooks;
+use crate::idmap;
 use crate::init::{self, Inherited};
-use crate::launch::{Bundle, Launch, Rootfs};
+use crate::launch::{Bundle, Groups, Launch};
 use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::namespaces;
@@ -24,7 +22,6 @@ use crate::plan::Plan;
 use crate::process;
 use crate::resctrl;
 use crate::seccomp::Program;
-use crate::systemd::{self, Placeholder, Scope};
 
 /// Makes the container's control group and first process, and leaves the process waiting for [`Created::start`].
 ///
@@ -54,17 +51,8 @@ pub fn create_bundle(launch: Launch<'_>, bundle: &Bundle<'_>) -> Result<Created>
     make(&launch, Some(bundle))
 }
 
-/// The control group's path of a container that is made with this configuration.
-#[must_use]
-pub fn group_path(spec: &oci::runtime::Spec, id: &str) -> String {
-    match spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()) {
-        None | Some("") => format!("/lighter-{id}"),
-        Some(path) => path.to_owned(),
-    }
-}
-
 fn make(launch: &Launch<'_>, bundle: Option<&Bundle<'_>>) -> Result<Created> {
-    let plan = Plan::new(launch)?;
+    let plan = Plan::new(launch, bundle.is_some_and(|bundle| bundle.ordinary))?;
     let rdt = resctrl::make(plan.spec, plan.id)?;
     let made = make_in_groups(&plan, launch, bundle, rdt.as_ref());
     let resctrl = rdt.map(|groups| groups.made).unwrap_or_default();
@@ -84,28 +72,34 @@ fn make_in_groups(
     bundle: Option<&Bundle<'_>>,
     rdt: Option<&resctrl::Groups>,
 ) -> Result<Created> {
-    let scope = bundle.and_then(|bundle| bundle.scope);
-    // In a scope until the process is there too, or systemd would find it empty and remove it.
-    let (cgroup, _placeholder) = match scope {
-        Some(scope) => make_scope(plan, scope).map(|(group, placeholder)| (group, Some(placeholder)))?,
-        None => (make_group(plan)?, None),
+    let path;
+    let groups = match bundle {
+        Some(bundle) => bundle.groups,
+        None => {
+            path = grouping::group_path(plan.spec, plan.id, false);
+            Groups::Own(&path)
+        }
     };
-    match clone_first(plan, launch, bundle, &cgroup, rdt) {
+    let mut grouped = grouping::make(plan, groups)?;
+    let mut made = clone_first(plan, launch, bundle, grouped.group.as_ref(), rdt);
+    if let Err(error) = &made
+        && grouped.may_do_without(error)
+    {
+        grouped.undo();
+        made = clone_first(plan, launch, bundle, None, rdt);
+    }
+    match made {
         Ok((child, link, terminal)) => Ok(Created {
             pid: child.pid,
             pidfd: child.pidfd,
             terminal,
-            cgroup,
+            cgroup: grouped.group,
             resctrl: Vec::new(),
             link: Some(link),
             agent: agent(plan, bundle),
         }),
         Err(error) => {
-            // The first error is the one to report. A group that resists is found again by its path.
-            let _ = cgroup.remove();
-            if let Some(scope) = scope {
-                let _ = systemd::stop(&scope.unit);
-            }
+            grouped.undo();
             Err(error)
         }
     }
@@ -120,62 +114,27 @@ fn agent(plan: &Plan<'_>, bundle: Option<&Bundle<'_>>) -> Option<Agent> {
     Agent::of(plan.spec, plan.id, dir, "creating")
 }
 
-/// Has systemd make the group, and puts the exact limits in force there.
-fn make_scope(plan: &Plan<'_>, scope: &Scope) -> Result<(Cgroup, Placeholder)> {
-    let host = Host::detect().map_err(|error| mounts::cgroup_error("cannot find the control groups", error))?;
-    let resources = plan.linux.resources.as_ref();
-    let placeholder = scope.start(plan.id, resources, host.layout() == Layout::V2).map_err(systemd_error)?;
-    let options = CreateOptions { handed_over: true, ..CreateOptions::default() };
-    let made = placeholder.group().map_err(systemd_error).and_then(|path| {
-        Cgroup::create(&host, &path, resources, &options)
-            .map_err(|error| mounts::cgroup_error("cannot set up the control group that systemd made", error))
-    });
-    match made {
-        Ok(group) => Ok((group, placeholder)),
-        Err(error) => {
-            drop(placeholder);
-            // The first error is the one to report; an empty scope goes by itself.
-            let _ = systemd::stop(&scope.unit);
-            Err(error)
-        }
-    }
-}
-
-fn systemd_error(error: systemd::Error) -> Error {
-    let kind = match error {
-        systemd::Error::Absent(_) | systemd::Error::Denied { .. } => ErrorKind::Unsupported,
-        systemd::Error::Path { .. } => ErrorKind::Config,
-        _ => ErrorKind::System,
-    };
-    Error::new(kind, error.to_string())
-}
-
-fn make_group(plan: &Plan<'_>) -> Result<Cgroup> {
-    let host = Host::detect().map_err(|error| mounts::cgroup_error("cannot find the control groups", error))?;
-    let path = group_path(plan.spec, plan.id);
-    Cgroup::create(&host, &path, plan.linux.resources.as_ref(), &CreateOptions::default())
-        .map_err(|error| mounts::cgroup_error("cannot make the control group", error))
-}
-
 fn clone_first(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     rdt: Option<&resctrl::Groups>,
 ) -> Result<(Child, Link, Option<OwnedFd>)> {
     let group_error = |error| mounts::cgroup_error("cannot open the control group", error);
-    let entry = cgroup.entry_fds().map_err(group_error)?;
-    let names = mounts::cgroup_names(cgroup)?;
+    let entry = cgroup.map(Cgroup::entry_fds).transpose().map_err(group_error)?.unwrap_or_default();
+    let names = cgroup.map(mounts::cgroup_names).transpose()?.unwrap_or_default();
     let (ours, theirs) = Link::pair()?;
-    let args =
-        CloneArgs { namespaces: plan.namespaces, cgroup: cgroup.v2_dir_fd().map_err(group_error)?, sibling: false };
+    let group = cgroup.map(Cgroup::v2_dir_fd).transpose().map_err(group_error)?.flatten();
+    let args = CloneArgs { namespaces: plan.namespaces, cgroup: group, sibling: false };
     let first = || {
         let inherited = Inherited {
             plan,
             link: &theirs,
             entry: &entry,
+            cgroup,
             cgroup_names: &names,
+            rootfs: &launch.rootfs,
             stdio: &launch.stdio,
             preserve: &launch.preserve,
             bundle,
@@ -213,7 +172,7 @@ fn converse(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     child: &Child,
     link: &Link,
 ) -> Result<Option<OwnedFd>> {
@@ -246,26 +205,24 @@ fn prepare(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
-    cgroup: &Cgroup,
+    cgroup: Option<&Cgroup>,
     child: &Child,
     link: &Link,
 ) -> Result<()> {
     process::set_rlimits(child.pid, &plan.process.rlimits)?;
-    process::set_oom_score(child.pid, plan.process.oom_score_adj)?;
-    let userns = if plan.has_user_namespace() {
-        write_map(child.pid, "uid_map", &plan.linux.uid_mappings)?;
-        write_map(child.pid, "gid_map", &plan.linux.gid_mappings)?;
-        Some(open_userns(child.pid)?)
+    let mut userns = None;
+    if plan.ordinary {
+        // The rest is done by the process itself, which has the privilege for it.
+        link.send_mapped(idmap::write(child.pid, plan.linux, true)?)?;
     } else {
-        None
-    };
-    link.send_mapped()?;
-    let userns = userns.as_ref().map(AsFd::as_fd);
-    let mut mounts = vec![mounts::make_root(&launch.rootfs, plan.root_ids(), userns, &plan.linux.rootfs_propagation)?];
-    // A bundle's ids are its maker's affair; elsewhere files keep their owners on both sides.
-    let map_binds = !matches!(launch.rootfs, Rootfs::AsIs(_));
-    mounts.extend(mounts::make_callers(plan, cgroup, userns, map_binds)?);
-    link.send_mounts(&mounts)?;
+        process::set_oom_score(child.pid, plan.process.oom_score_adj)?;
+        if plan.has_user_namespace() {
+            idmap::write(child.pid, plan.linux, false)?;
+            userns = Some(idmap::open_namespace(child.pid)?);
+        }
+        link.send_mapped(false)?;
+        link.send_mounts(&mounts::make(plan, &launch.rootfs, cgroup, userns.as_ref().map(AsFd::as_fd))?)?;
+    }
     if let (Some(bundle), Some(hooks), true) = (bundle, &plan.spec.hooks, has_create_hooks(plan)) {
         // They find the container's mounts in place, in its mount namespace below the bundle's root file system.
         link.await_attached(patience(plan))?;
@@ -284,26 +241,6 @@ pub(crate) fn has_create_hooks(plan: &Plan<'_>) -> bool {
     })
 }
 
-/// A user namespace that is nothing but an id map for mounts: it is its one process's, which lives until the map is read.
-///
-/// # Errors
-/// clone3(2)'s, and those of the map.
-pub(crate) fn id_map(uids: &[IdMapping], gids: &[IdMapping]) -> Result<OwnedFd> {
-    let args = CloneArgs { namespaces: Namespaces::USER, ..CloneArgs::default() };
-    let child = sys::process::clone_process(&args, || {
-        // Killed below; ends by itself when this process was killed first.
-        let _ = sys::process::die_with_parent(rustix::process::Signal::KILL.as_raw());
-        std::thread::sleep(link::PATIENCE);
-        0
-    })
-    .map_err(clone_error)?;
-    let made = write_map(child.pid, "uid_map", uids)
-        .and_then(|()| write_map(child.pid, "gid_map", gids))
-        .and_then(|()| open_userns(child.pid));
-    put_down(&child.pidfd, Duration::from_secs(10));
-    made
-}
-
 /// The state that the hooks of this container read.
 pub(crate) fn hook_state<'a>(plan: &Plan<'a>, bundle: &Bundle<'a>, status: &'a str, pid: u32) -> hooks::State<'a> {
     hooks::State {
@@ -314,26 +251,6 @@ pub(crate) fn hook_state<'a>(plan: &Plan<'a>, bundle: &Bundle<'a>, status: &'a s
         bundle: bundle.dir,
         annotations: &plan.spec.annotations,
     }
-}
-
-fn write_map(pid: u32, name: &str, map: &[IdMapping]) -> Result<()> {
-    let mut text = String::new();
-    for m in map {
-        // Writing to a String cannot fail.
-        let _ = writeln!(text, "{} {} {}", m.container_id, m.host_id, m.size);
-    }
-    let path = format!("/proc/{pid}/{name}");
-    rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .at("open", &path)
-        .and_then(|file| sys::fs::write_all(file, text.as_bytes(), &path))
-        .doing(|| "cannot map the container's ids".to_owned())
-}
-
-fn open_userns(pid: u32) -> Result<OwnedFd> {
-    let path = format!("/proc/{pid}/ns/user");
-    rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-        .at("open", &path)
-        .doing(|| "cannot open the container's user namespace".to_owned())
 }
 
 pub(crate) fn clone_error(cause: sys::Error) -> Error {

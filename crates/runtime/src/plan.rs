@@ -10,6 +10,7 @@ use sys::process::Namespaces;
 
 use crate::capability::{Capabilities, CapabilitySet};
 use crate::error::{Doing, Error, ErrorKind, Result};
+use crate::idmap;
 use crate::launch::{Identity, Launch, Stdio};
 use crate::mount_plan::MountPlan;
 use crate::namespaces::{self, Door, Joins};
@@ -40,6 +41,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) init: bool,
     pub(crate) make_cwd: bool,
     pub(crate) die_with_caller: bool,
+    /// Whether the caller is an ordinary user, and the process makes all of its mounts itself.
+    pub(crate) ordinary: bool,
 }
 
 /// What a process may not do.
@@ -64,7 +67,7 @@ pub(crate) fn wrong(field: &str, what: impl std::fmt::Display) -> Error {
 }
 
 impl<'a> Plan<'a> {
-    pub(crate) fn new(launch: &'a Launch<'_>) -> Result<Self> {
+    pub(crate) fn new(launch: &'a Launch<'_>, ordinary: bool) -> Result<Self> {
         let spec = launch.spec;
         check_version(&spec.oci_version)?;
         let process = spec.process.as_ref().ok_or_else(|| wrong("process", "is missing"))?;
@@ -76,6 +79,9 @@ impl<'a> Plan<'a> {
         let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
         namespaces = namespaces.without(Namespaces::CGROUP);
         check_mappings(linux, namespaces.contains(Namespaces::USER))?;
+        if ordinary {
+            check_ordinary(namespaces, &door)?;
+        }
         check_sysctls(spec, linux, joins.iter().chain(door.joins()))?;
         if !namespaces.contains(Namespaces::MOUNT) {
             return Err(wrong("linux.namespaces", "a new mount namespace is needed"));
@@ -105,6 +111,7 @@ impl<'a> Plan<'a> {
             init: launch.init,
             make_cwd: launch.make_cwd,
             die_with_caller: launch.die_with_caller,
+            ordinary,
         })
     }
 
@@ -112,10 +119,23 @@ impl<'a> Plan<'a> {
         self.namespaces.contains(Namespaces::USER)
     }
 
-    /// The host's ids of the container's root: what a file made by the caller must belong to.
+    /// Whether the group `gid` exists in the container's new user namespace.
+    pub(crate) fn maps_gid(&self, gid: u32) -> bool {
+        idmap::contains(&self.linux.gid_mappings, gid)
+    }
+
+    /// The container's ids that it is set up with, in a new user namespace: root's, where that is mapped.
+    pub(crate) fn set_up_ids(&self) -> (u32, u32) {
+        (idmap::set_up_id(&self.linux.uid_mappings), idmap::set_up_id(&self.linux.gid_mappings))
+    }
+
+    /// The ids of the container's root, as whoever makes its files sees them: what such a file must belong to.
     pub(crate) fn root_ids(&self) -> (u32, u32) {
         if !self.has_user_namespace() {
             return (0, 0);
+        }
+        if self.ordinary {
+            return self.set_up_ids();
         }
         let host = |map: &[IdMapping]| map.iter().find(|m| m.container_id == 0).map_or(0, |m| m.host_id);
         (host(&self.linux.uid_mappings), host(&self.linux.gid_mappings))
@@ -190,6 +210,20 @@ fn check_process(process: &Process, terminal: bool) -> Result<()> {
     }
     if process.terminal != terminal {
         return Err(wrong("process.terminal", "does not agree with the streams given"));
+    }
+    Ok(())
+}
+
+/// What an ordinary user has no privilege for.
+fn check_ordinary(new: Namespaces, door: &Door) -> Result<()> {
+    let refuse = |sentence: &str| Err(Error::new(ErrorKind::Unsupported, sentence));
+    if !new.contains(Namespaces::USER) {
+        return refuse("linux.namespaces: an ordinary user needs a new user namespace for a container");
+    }
+    if !door.is_closed() {
+        return refuse(
+            "linux.namespaces: an ordinary user can neither join the namespaces of others by path nor set              linux.timeOffsets",
+        );
     }
     Ok(())
 }
@@ -326,7 +360,7 @@ mod tests {
             die_with_caller: false,
             seccomp_cache: None,
         };
-        Plan::new(&launch).map(drop).map_err(|error| error.to_string())
+        Plan::new(&launch, false).map(drop).map_err(|error| error.to_string())
     }
 
     #[test]

@@ -90,17 +90,20 @@ pub(crate) fn find_command(process: &Process, environment: &[String]) -> Result<
 /// with it, the filter comes last.
 ///
 /// A filter's listener is handed over by `handover`; without one nobody listens, and calls for an agent are ENOSYS.
+/// `fixed_groups` is whether the user namespace lets nobody change supplementary groups: then those of the caller stay,
+/// whom they are known by outside only.
 pub(crate) fn confine(
     confinement: &Confinement,
     process: &Process,
     who: &Credentials,
     handover: Option<&Handover<'_>>,
+    fixed_groups: bool,
 ) -> Result<()> {
     if !confinement.no_new_privileges {
         load_filter(confinement, handover)?;
     }
     sys::capability::set_keep_capabilities(true).doing(|| "cannot keep capabilities".to_owned())?;
-    become_user(who)?;
+    become_user(who, fixed_groups)?;
     rustix::process::umask(Mode::from_raw_mode(process.user.umask.unwrap_or(UMASK)));
     confinement.capabilities.apply(confinement.kernel_capabilities).doing(|| "cannot set capabilities".to_owned())?;
     if confinement.no_new_privileges {
@@ -156,7 +159,7 @@ pub(crate) fn pid_of(pidfd: &OwnedFd) -> Result<Option<Pid>> {
     Ok(pid.filter(|pid| *pid > 0).and_then(Pid::from_raw))
 }
 
-fn become_user(who: &Credentials) -> Result<()> {
+fn become_user(who: &Credentials, fixed_groups: bool) -> Result<()> {
     let id = |what: &str, number: u32| {
         if number == u32::MAX {
             Err(wrong("process.user", format_args!("{what} {number} is no id")))
@@ -177,9 +180,15 @@ fn become_user(who: &Credentials) -> Result<()> {
     let gid = rustix::fs::Gid::from_raw(id("gid", who.gid)?);
     let uid = rustix::fs::Uid::from_raw(id("uid", who.uid)?);
     let groups: Vec<_> = who.groups.iter().map(|gid| rustix::fs::Gid::from_raw(*gid)).collect();
-    set_thread_groups(&groups)
-        .at("setgroups", format_args!("{:?}", who.groups))
-        .map_err(unmapped("one of the supplementary groups".to_owned()))?;
+    if !fixed_groups {
+        set_thread_groups(&groups)
+            .at("setgroups", format_args!("{:?}", who.groups))
+            .map_err(unmapped("one of the supplementary groups".to_owned()))?;
+    } else if !groups.is_empty() {
+        let sentence = "process.user.additionalGids: an ordinary user whose own group is the only one mapped cannot \
+                        change supplementary groups";
+        return Err(Error::new(ErrorKind::Unsupported, sentence));
+    }
     set_thread_res_gid(gid, gid, gid).at("setresgid", who.gid).map_err(unmapped(format!("gid {}", who.gid)))?;
     set_thread_res_uid(uid, uid, uid).at("setresuid", who.uid).map_err(unmapped(format!("uid {}", who.uid)))
 }
@@ -287,6 +296,22 @@ fn resource(name: &str) -> Option<Resource> {
         "STACK" => Resource::Stack,
         _ => return None,
     })
+}
+
+/// As [`set_oom_score`], by the process of an ordinary user itself. One that is lower than the caller's needs privilege:
+/// the caller's stays then.
+pub(crate) fn set_own_oom_score(score: Option<i32>) -> Result<()> {
+    const PATH: &str = "/proc/self/oom_score_adj";
+    let Some(score) = score else { return Ok(()) };
+    let written = rustix::fs::open(PATH, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+        .at("open", PATH)
+        .and_then(|file| sys::fs::write_all(file, score.to_string().as_bytes(), format_args!("{score} to {PATH}")));
+    match written {
+        Err(cause) if matches!(cause.errno(), Errno::ACCESS | Errno::PERM) => Ok(()),
+        other => other.map_err(|cause| {
+            Error::system(format!("cannot set oom_score_adj to {score}"), cause).with_kind(ErrorKind::Limit)
+        }),
+    }
 }
 
 /// Sets `oom_score_adj` of process `pid`; a supervisor's own lowered score must not reach the container.

@@ -10,9 +10,8 @@ use sys::{Context as _, Errno};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::Bundle;
 use crate::mount_plan::{MountPlan, Source};
-use crate::mounts::set_data;
 use crate::plan::{Plan, wrong};
-use crate::{copy_up, devices};
+use crate::{copy_up, devices, new_mounts};
 
 /// Magic numbers of procfs and sysfs (statfs(2)).
 const PROC: i64 = 0x9fa0;
@@ -33,8 +32,7 @@ pub(crate) fn make_own(plan: &Plan<'_>) -> Result<Own> {
     let mut own = Own::default();
     for mount in &plan.mounts {
         let Source::New { kind, source } = &mount.source else { continue };
-        let made = make_new(mount, kind, source.as_deref(), plan.has_user_namespace())
-            .doing(|| format!("cannot mount {kind} at {}", mount.target.display()))?;
+        let made = new_mounts::make(plan, mount, kind, source.as_deref())?;
         let copy = || made.try_clone().at("dup", kind).doing(|| format!("cannot keep {kind}"));
         match kind.as_str() {
             "proc" if own.proc.is_none() => own.proc = Some(copy()?),
@@ -44,27 +42,6 @@ pub(crate) fn make_own(plan: &Plan<'_>) -> Result<Own> {
         own.mounts.push(made);
     }
     Ok(own)
-}
-
-fn make_new(mount: &MountPlan, kind: &str, source: Option<&str>, user_namespace: bool) -> sys::Result<OwnedFd> {
-    let fs = NewFs::open(kind)?;
-    if let Some(source) = source {
-        fs.set("source", source)?;
-    }
-    set_data(&fs, &mount.data)?;
-    // What is filled first becomes read-only when it is attached.
-    let late = if kind == "tmpfs" { Attributes::RDONLY } else { Attributes::empty() };
-    match fs.mount(mount.set.without(late)) {
-        // The kernel gives a user namespace no procfs or sysfs that shows more than the one already there, which may have
-        // files hidden (mount_namespaces(7)): then it is that one.
-        Err(cause) if cause.errno() == Errno::PERM && user_namespace && (kind == "proc" || kind == "sysfs") => {
-            let place = if kind == "proc" { "/proc" } else { "/sys" };
-            let tree = sys::mount::clone_path(Path::new(place), true).map_err(|_| cause)?;
-            mount.dress(tree.as_fd())?;
-            Ok(tree)
-        }
-        other => other,
-    }
 }
 
 /// Where hooks find the container's mounts: the bundle's root file system and directory, as paths of the host.

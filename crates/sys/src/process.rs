@@ -409,6 +409,15 @@ pub fn open_pid(pid: u32) -> Result<OwnedFd> {
     rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()).at("pidfd_open", pid)
 }
 
+/// Whether this process is in a user namespace other than the host's first one, which alone has all ids
+/// (user_namespaces(7)). False where `/proc` is not mounted.
+#[must_use]
+pub fn in_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let numbers: Vec<&str> = map.split_ascii_whitespace().collect();
+    !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
+}
+
 /// Hides the process from ptrace and from `/proc/PID/{fd,mem,…}` of everyone without `CAP_SYS_PTRACE` over the user
 /// namespace its memory was made in; execve(2) resets it (prctl(2), `PR_SET_DUMPABLE`).
 ///

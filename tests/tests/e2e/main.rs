@@ -22,6 +22,7 @@ mod mounts;
 mod pull;
 mod push;
 mod registries;
+mod rootless;
 mod run;
 mod runtime_crash;
 mod runtime_face;

@@ -56,8 +56,15 @@ fn find(global: &Flags, flags: &Flags) -> Result<(Status, Container, Lock, Cgrou
     let lock = container.lock()?;
     let record = container.whole_record()?;
     let (status, _) = container.status(&record)?;
+    let running = !matches!(status, Status::Stopped | Status::Creating);
+    if running && record.cgroup.is_none() {
+        return Err(Failure::new(format!(
+            "container {:?} has no control group of its own, without which it can be neither paused nor limited",
+            container.id
+        )));
+    }
     match group(&record)? {
-        Some(group) if !matches!(status, Status::Stopped | Status::Creating) => Ok((status, container, lock, group)),
+        Some(group) if running => Ok((status, container, lock, group)),
         _ => Err(Failure::new("container not running")),
     }
 }

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci::runtime::{NamespaceKind, Process, Spec};
+use runtime::cgroup::Cgroup;
 use runtime::systemd::Scope;
-use runtime::{Bundle, Created, Identity, Launch, Rootfs, Stdio};
+use runtime::{Bundle, Created, Groups, Identity, Launch, Rootfs, Stdio};
 use rustix::fs::{Mode, OFlags};
 use sys::Context as _;
 use sys::fs::Lock;
@@ -50,7 +51,11 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     }
     let bundle = bundle_directory(flags.get("bundle"))?;
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
-    let (bytes, mut spec) = read_config(&config)?;
+    let (mut bytes, mut spec) = read_config(&config)?;
+    if runtime::default_mappings(&mut spec)? {
+        // Who joins the container later has to know its ids.
+        bytes = serde_json::to_vec(&spec).map_err(|error| Failure::new(error.to_string()))?;
+    }
     seal_if_needed(&spec)?;
     bind_from_bundle(&mut spec, &bundle);
     let listening = pass_listening(&mut spec)?;
@@ -60,7 +65,15 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
     let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
     let rootfs = bundle.join(&root.path);
+    let user = rustix::process::geteuid();
+    let ordinary = !user.is_root();
     let scope = scope(global, &spec, flags.id())?;
+    let path = runtime::group_path(&spec, flags.id(), ordinary);
+    let groups = match &scope {
+        Some(scope) => Groups::Scope(scope),
+        None if global.get("cgroup-manager") == Some("disabled") => Groups::None,
+        None => Groups::Own(&path),
+    };
     let store = Store::new(global);
     let (container, lock) = store.reserve(flags.id())?;
     let mut record = Record {
@@ -70,11 +83,13 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
         bundle,
         rootfs,
         created: jiff::Timestamp::now().to_string(),
-        owner: rustix::process::geteuid().as_raw(),
-        // systemd's own choice is known once it has made it.
-        cgroup: scope
-            .as_ref()
-            .map_or_else(|| runtime::group_path(&spec, flags.id()), |scope| format!("/{}", scope.unit)),
+        owner: user.as_raw(),
+        cgroup: match groups {
+            Groups::Own(path) => Some(path.to_owned()),
+            // systemd's own choice is known once it has made it.
+            Groups::Scope(scope) => Some(format!("/{}", scope.unit)),
+            Groups::None => None,
+        },
         unit: None,
         creator: ProcessId::of(std::process::id())?,
         process: None,
@@ -104,7 +119,8 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
             gate,
             private: &[lock.as_fd()],
             new_keyring: !flags.is("no-new-keyring"),
-            scope: scope.as_ref(),
+            groups,
+            ordinary,
         };
         Ok(runtime::create_bundle(launch, &bundle)?)
     });
@@ -116,12 +132,10 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
             return Err(failure);
         }
     };
+    record.cgroup = created.cgroup.as_ref().map(Cgroup::path);
     // Not before it is ours: a unit of this name may have been somebody else's, and what systemd made is gone by itself
     // should this process end here.
-    if let Some(scope) = scope {
-        record.cgroup = created.cgroup.path();
-        record.unit = Some(scope.unit);
-    }
+    record.unit = scope.map(|scope| scope.unit);
     match announce(flags, &container, &mut record, &mut created, start) {
         Ok(()) => Ok(Made { container, lock, record, spec, created }),
         Err(failure) => {
@@ -172,7 +186,8 @@ fn announce(
 
 /// The scope that `--systemd-cgroup` asks for.
 fn scope(global: &Flags, spec: &Spec, id: &str) -> Result<Option<Scope>, Failure> {
-    if !global.is("systemd-cgroup") && global.get("cgroup-manager") != Some("systemd") {
+    // The manager's name is the later flag, and says more.
+    if global.get("cgroup-manager").map_or(!global.is("systemd-cgroup"), |manager| manager != "systemd") {
         return Ok(None);
     }
     let path = spec.linux.as_ref().map(|linux| linux.cgroups_path.as_str()).unwrap_or_default();
@@ -209,11 +224,15 @@ fn read_config(path: &Path) -> Result<(Vec<u8>, Spec), Failure> {
     Ok((bytes, spec))
 }
 
-/// Without a user namespace of its own the container's root could write the program that sets it up (CVE-2019-5736):
-/// it then runs from a protected copy.
+/// Somebody in the container could write the program that sets it up (CVE-2019-5736) unless a user namespace keeps its
+/// owner out: it then runs from a protected copy.
 pub(super) fn seal_if_needed(spec: &Spec) -> Result<(), Failure> {
-    if spec.namespace(NamespaceKind::User).is_some() {
-        return Ok(());
+    if spec.namespace(NamespaceKind::User).is_some_and(|namespace| namespace.path.is_none()) {
+        let owner = rustix::fs::stat("/proc/self/exe").at("stat", "/proc/self/exe")?.st_uid;
+        let map = spec.linux.as_ref().map(|linux| &linux.uid_mappings[..]).unwrap_or_default();
+        if !map.iter().any(|range| owner.checked_sub(range.host_id).is_some_and(|offset| offset < range.size)) {
+            return Ok(());
+        }
     }
     Ok(sys::sealed::execute_again()?)
 }

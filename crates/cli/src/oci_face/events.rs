@@ -33,7 +33,14 @@ pub(super) fn events(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
 fn report(container: &Container) -> Result<bool, Failure> {
     let record = container.whole_record()?;
     let (status, _) = container.status(&record)?;
-    let Some(group) = group(&record)?.filter(|_| !matches!(status, Status::Stopped | Status::Creating)) else {
+    let running = !matches!(status, Status::Stopped | Status::Creating);
+    if running && record.cgroup.is_none() {
+        return Err(Failure::new(format!(
+            "container {:?} has no control group of its own, which would count what it uses",
+            container.id
+        )));
+    }
+    let Some(group) = group(&record)?.filter(|_| running) else {
         return Ok(false);
     };
     let event = json!({"type": "stats", "id": container.id, "data": data(&group.stats()?)});

@@ -35,9 +35,12 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let process = process(flags, &spec)?;
     let leaves = flags.is("detach");
     let stdio = create::stdio(&process, flags.get("console-socket"), leaves)?;
-    let cgroup = match flags.get("cgroup") {
-        Some(below) => format!("{}/{}", record.cgroup.trim_end_matches('/'), below.trim_start_matches('/')),
-        None => record.cgroup.clone(),
+    let cgroup = match (record.cgroup.clone(), flags.get("cgroup")) {
+        (None, Some(_)) => return Err(Failure::new("--cgroup: the container has no control group of its own")),
+        (Some(group), Some(below)) => {
+            Some(format!("{}/{}", group.trim_end_matches('/'), below.trim_start_matches('/')))
+        }
+        (group, None) => group,
     };
     let signals = if leaves { None } else { Some(run::take_signals()?) };
     let mut joined = runtime::exec(&Exec {
@@ -48,7 +51,8 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
         process: &process,
         stdio,
         identity: Identity::Spec,
-        cgroup: &cgroup,
+        cgroup: cgroup.as_deref(),
+        ordinary: !rustix::process::geteuid().is_root(),
         preserve,
         seccomp_cache: Some(store.seccomp_cache()),
     })?;

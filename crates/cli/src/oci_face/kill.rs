@@ -6,7 +6,8 @@ use sys::Errno;
 
 use super::arguments::Flags;
 use super::failure::Failure;
-use super::store::{Record, Status, Store, group};
+use super::members;
+use super::store::{Container, Record, Status, Store, group};
 use crate::parse::signal;
 
 /// How long killed processes may take to be gone.
@@ -22,7 +23,7 @@ pub(super) fn kill(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let record = container.whole_record()?;
     let (status, pidfd) = container.status(&record)?;
     if flags.is("all") {
-        kill_all(&record, number)?;
+        kill_all(&container, &record, number)?;
         return Ok(0);
     }
     let Some(pidfd) = pidfd else { return Err(Failure::new("container not running")) };
@@ -33,8 +34,10 @@ pub(super) fn kill(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     if number == Signal::KILL.as_raw() {
         let own_pids = container.spec()?.namespace(NamespaceKind::Pid).is_some_and(|pid| pid.path.is_none());
         if !own_pids {
-            // No pid namespace ends with the first process here.
-            kill_all(&record, number)?;
+            // No pid namespace ends with the first process here. Without a group either, it was all that is known.
+            if record.cgroup.is_some() {
+                kill_all(&container, &record, number)?;
+            }
         } else if status == Status::Paused
             && let Some(group) = group(&record)?
         {
@@ -44,17 +47,18 @@ pub(super) fn kill(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     Ok(0)
 }
 
-fn kill_all(record: &Record, number: i32) -> Result<(), Failure> {
-    let Some(group) = group(record)? else { return Err(Failure::new("container not running")) };
-    if number == Signal::KILL.as_raw() {
-        return Ok(group.kill_all(PATIENCE)?);
+fn kill_all(container: &Container, record: &Record, number: i32) -> Result<(), Failure> {
+    let killed = number == Signal::KILL.as_raw();
+    if record.cgroup.is_some() {
+        let Some(group) = group(record)? else { return Err(Failure::new("container not running")) };
+        if killed {
+            return Ok(group.kill_all(PATIENCE)?);
+        }
     }
-    for pid in group.pids()? {
-        let pid = u32::try_from(pid.as_raw_nonzero().get()).unwrap_or(0);
-        let sent = sys::process::open_pid(pid).and_then(|pidfd| {
+    for pid in members::pids(container, record)? {
+        let sent = sys::process::open_pid(pid.unsigned_abs()).and_then(|pidfd| {
             // The number may have passed to another process before the descriptor was opened.
-            let still =
-                group.pids().is_ok_and(|pids| pids.iter().any(|p| p.as_raw_nonzero().get() == pid.cast_signed()));
+            let still = members::pids(container, record).is_ok_and(|pids| pids.contains(&pid));
             if still { sys::process::send_signal(pidfd, number) } else { Ok(()) }
         });
         match sent {

@@ -12,6 +12,7 @@ mod events;
 mod exec;
 mod failure;
 mod kill;
+mod members;
 mod remove;
 mod report;
 mod run;
@@ -84,9 +85,10 @@ fn act(global: &Flags, command: Command) -> Result<i32, Failure> {
 
 fn check_global(global: &Flags) -> Result<(), Failure> {
     match global.get("cgroup-manager") {
-        None | Some("cgroupfs" | "systemd") => {}
-        Some("disabled") => return Err(Failure::new("containers without control groups are not supported")),
-        Some(other) => return Err(Failure::new(format!("--cgroup-manager: {other:?} is not known"))),
+        None | Some("cgroupfs" | "systemd" | "disabled") => {}
+        Some(other) => {
+            return Err(Failure::new(format!("--cgroup-manager: {other:?} is none of cgroupfs, systemd and disabled")));
+        }
     }
     match global.get("log-format") {
         None | Some("json" | "text") => Ok(()),

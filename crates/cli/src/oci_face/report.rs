@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::arguments::Flags;
 use super::failure::Failure;
-use super::print;
-use super::store::{Record, Status, Store, group};
+use super::store::{Record, Status, Store};
+use super::{members, print};
 
 /// `state`.
 pub(super) fn state(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
@@ -75,15 +75,11 @@ fn table(containers: &[Value]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// `ps`: the processes in the container's group, by their ids here.
+/// `ps`: the processes of the container, by their ids here.
 pub(super) fn ps(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let container = Store::new(global).open(flags.id())?;
     let record = container.whole_record()?;
-    let pids = match group(&record)? {
-        Some(group) => group.pids()?,
-        None => Vec::new(),
-    };
-    let pids: Vec<i32> = pids.into_iter().map(|pid| pid.as_raw_nonzero().get()).collect();
+    let pids = members::pids(&container, &record)?;
     match flags.get("format").unwrap_or("table") {
         "json" => print(&format!("{}\n", Value::from(pids)))?,
         "table" => print(&format!("PID\n{}", pids.iter().map(|pid| format!("{pid}\n")).collect::<String>()))?,

@@ -31,6 +31,9 @@ use super::failure::Failure;
 /// Where containers are registered when `--root` does not say.
 const ROOT: &str = "/run/lighter-runtime";
 
+/// The same, below the directory that belongs to a user's session, for whoever is not the host's root.
+const USERS_ROOT: &str = "lighter-runtime";
+
 /// Longest configuration, and longest record, in bytes.
 pub(super) const LONGEST_CONFIG: usize = 16 << 20;
 
@@ -57,8 +60,9 @@ pub(super) struct Record {
     pub(super) created: String,
     /// The user who made it.
     pub(super) owner: u32,
-    /// Path of its control group.
-    pub(super) cgroup: String,
+    /// Path of its control group, if it has one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) cgroup: Option<String>,
     /// The unit that systemd made for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) unit: Option<String>,
@@ -74,8 +78,8 @@ pub(super) struct Record {
     pub(super) annotations: BTreeMap<String, String>,
 }
 
-/// The form of records this program writes and reads.
-pub(super) const RECORD_VERSION: u32 = 1;
+/// The form of records this program writes. It also reads version 1, in which every container has a control group.
+pub(super) const RECORD_VERSION: u32 = 2;
 
 /// A process, told from a later one with the same number by its start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -155,8 +159,9 @@ pub(super) struct Store {
 }
 
 impl Store {
+    /// The one that the caller named, or the one for its user.
     pub(super) fn new(global: &Flags) -> Self {
-        Self { root: PathBuf::from(global.get("root").filter(|root| !root.is_empty()).unwrap_or(ROOT)) }
+        Self { root: global.get("root").filter(|root| !root.is_empty()).map_or_else(default_root, PathBuf::from) }
     }
 
     /// Directory of compiled seccomp programs; no id begins with a dot.
@@ -170,7 +175,9 @@ impl Store {
         let make = || rustix::fs::mkdir(&path, Mode::RWXU);
         let made = match make() {
             Err(Errno::NOENT) => {
-                std::fs::create_dir_all(&self.root).at("mkdir", self.root.display())?;
+                std::fs::create_dir_all(&self.root)
+                    .at("mkdir", self.root.display())
+                    .map_err(|error| self.unusable(error))?;
                 make()
             }
             other => other,
@@ -178,10 +185,18 @@ impl Store {
         if made == Err(Errno::EXIST) {
             return Err(Failure::new(format!("container with id {id:?} already exists")));
         }
-        made.at("mkdir", path.display())?;
+        made.at("mkdir", path.display()).map_err(|error| self.unusable(error))?;
         let container = self.open(id)?;
         let lock = container.lock()?;
         Ok((container, lock))
+    }
+
+    fn unusable(&self, error: sys::Error) -> Failure {
+        if error.errno() == Errno::ACCESS && self.root == Path::new(ROOT) {
+            let failure = Failure::from(error);
+            return Failure::new(format!("{failure}: an ordinary user has to set XDG_RUNTIME_DIR, or to give --root"));
+        }
+        error.into()
     }
 
     /// The container `id`.
@@ -217,6 +232,15 @@ impl Store {
         }
         ids.sort_unstable();
         Ok(ids)
+    }
+}
+
+/// An ordinary user's is below `XDG_RUNTIME_DIR`, and so is that of a root who is one of a user namespace only, as Podman
+/// makes them. The host's own root may have that variable too.
+fn default_root() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute()) {
+        Some(dir) if !rustix::process::geteuid().is_root() || sys::process::in_user_namespace() => dir.join(USERS_ROOT),
+        _ => PathBuf::from(ROOT),
     }
 }
 
@@ -261,7 +285,7 @@ impl Container {
         let Some(bytes) = self.read(RECORD)? else { return Ok(None) };
         let damaged = |why: String| Failure::new(format!("{}: {why}", self.path.join(RECORD).display()));
         let record: Record = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        if record.version != RECORD_VERSION {
+        if !(1..=RECORD_VERSION).contains(&record.version) || (record.version == 1 && record.cgroup.is_none()) {
             return Err(damaged(format!("version {} is not known", record.version)));
         }
         Ok(Some(record))
@@ -357,10 +381,11 @@ impl Container {
     }
 }
 
-/// The container's control group; `None` when it is gone.
+/// The container's control group; `None` when it is gone, or when there never was one.
 pub(super) fn group(record: &Record) -> Result<Option<Cgroup>, Failure> {
+    let Some(path) = &record.cgroup else { return Ok(None) };
     let host: Arc<Host> = Host::detect()?;
-    match Cgroup::open(&host, &record.cgroup) {
+    match Cgroup::open(&host, path) {
         Ok(group) => Ok(Some(group)),
         Err(runtime::cgroup::Error::NotFound { .. }) => Ok(None),
         Err(error) => Err(error.into()),
@@ -394,7 +419,7 @@ mod tests {
             rootfs: "/b/rootfs".into(),
             created: "2026-01-01T00:00:00Z".to_owned(),
             owner: 0,
-            cgroup: "/lighter-test-absent".to_owned(),
+            cgroup: Some("/lighter-test-absent".to_owned()),
             unit: None,
             creator: ProcessId::of(std::process::id()).expect("alive"),
             process: None,
@@ -441,8 +466,15 @@ mod tests {
     fn a_record_of_another_version_is_refused() {
         let store = scratch("version");
         let (container, lock) = store.reserve("c1").expect("reserved");
-        container.write_record(&Record { version: 2, ..record("c1") }).expect("written");
+        container.write_record(&Record { version: RECORD_VERSION + 1, ..record("c1") }).expect("written");
         assert!(container.record().is_err());
+        container.write_record(&Record { version: 1, ..record("c1") }).expect("written");
+        assert_eq!(container.whole_record().expect("read").cgroup, record("c1").cgroup);
+        let without = Record { cgroup: None, ..record("c1") };
+        container.write_record(&without).expect("written");
+        assert_eq!(container.whole_record().expect("read"), without);
+        container.write_record(&Record { version: 1, ..without }).expect("written");
+        assert!(container.record().is_err(), "version 1 has none without a group");
         container.remove(Some(lock)).expect("removed");
         std::fs::remove_dir(&store.root).expect("empty");
     }

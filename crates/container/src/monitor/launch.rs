@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use oci::runtime::{NamespaceKind, Spec};
+use runtime::cgroup::Cgroup;
 use runtime::{Created, ErrorKind, Identity, Launch, Rootfs, Stdio};
 use rustix::fs::{Mode, OFlags};
 
@@ -21,6 +22,7 @@ const SWEEP_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Container {
     created: Created,
+    cgroup: Cgroup,
     /// Whether the end of the first process leaves others: without a pid namespace of its own, or in one it shares.
     leaves_others: bool,
 }
@@ -49,10 +51,14 @@ pub(crate) fn launch(request: &StartRequest, stdio: ChildStdio) -> Result<Contai
         die_with_caller: true,
         seccomp_cache: request.seccomp_cache.clone(),
     };
-    let created = runtime::create(launch).map_err(|error| failure(&error))?;
+    let mut created = runtime::create(launch).map_err(|error| failure(&error))?;
+    let Some(cgroup) = created.cgroup.take() else {
+        let chain = vec!["the container was made without a control group".to_owned()];
+        return Err(Failure { code: 125, kind: FailureKind::System, chain });
+    };
     let namespaces = request.spec.linux.as_ref().map(|linux| &linux.namespaces[..]).unwrap_or_default();
     let own_pids = namespaces.iter().any(|namespace| namespace.kind == NamespaceKind::Pid && namespace.path.is_none());
-    Ok(Container { created, leaves_others: !own_pids })
+    Ok(Container { created, cgroup, leaves_others: !own_pids })
 }
 
 /// The configuration with the places inside volumes that it mounts held open. Another container may change the volume
@@ -129,31 +135,31 @@ impl Process for Container {
     }
 
     fn freeze(&mut self) -> Result<(), String> {
-        self.created.cgroup.freeze(FREEZE_LIMIT).map_err(|error| sentence(&error))
+        self.cgroup.freeze(FREEZE_LIMIT).map_err(|error| sentence(&error))
     }
 
     fn thaw(&mut self) -> Result<(), String> {
-        self.created.cgroup.thaw().map_err(|error| sentence(&error))
+        self.cgroup.thaw().map_err(|error| sentence(&error))
     }
 
     fn kill_all(&mut self) -> Result<(), String> {
         // Without patience every process is killed once and "processes remain" is no failure.
-        match self.created.cgroup.kill_all(Duration::ZERO) {
+        match self.cgroup.kill_all(Duration::ZERO) {
             Err(runtime::cgroup::Error::TimedOut { .. }) => Ok(()),
             other => other.map_err(|error| sentence(&error)),
         }
     }
 
     fn oom_kills(&mut self) -> u64 {
-        self.created.cgroup.oom_kills().unwrap_or(0)
+        self.cgroup.oom_kills().unwrap_or(0)
     }
 
     fn remove(&mut self) -> Result<(), String> {
         // The kernel ends a pid namespace with its first process, before that one's end can be seen.
-        let swept = if self.leaves_others { self.created.cgroup.kill_all(SWEEP_LIMIT) } else { Ok(()) };
-        let removed = self.created.cgroup.remove().or_else(|_| {
-            self.created.cgroup.kill_all(SWEEP_LIMIT)?;
-            self.created.cgroup.remove()
+        let swept = if self.leaves_others { self.cgroup.kill_all(SWEEP_LIMIT) } else { Ok(()) };
+        let removed = self.cgroup.remove().or_else(|_| {
+            self.cgroup.kill_all(SWEEP_LIMIT)?;
+            self.cgroup.remove()
         });
         swept.and(removed).map_err(|error| sentence(&error))
     }

@@ -59,7 +59,8 @@ impl Engine {
             process: &process,
             stdio,
             identity: Identity::Lookup { user, groups: config.groups.clone() },
-            cgroup,
+            cgroup: Some(cgroup),
+            ordinary: false,
             preserve: Vec::new(),
             seccomp_cache: Some(self.paths.seccomp_cache()),
         })

@@ -70,8 +70,8 @@ pub struct HierarchyDir<'a> {
     pub fd: BorrowedFd<'a>,
 }
 
-/// The `tasks` files of a group's v1 directories, open for writing.
-#[derive(Debug)]
+/// The `tasks` files of a group's v1 directories, open for writing; by default there is nothing to enter.
+#[derive(Debug, Default)]
 pub struct EntryFds {
     /// Knows the names of the hierarchies; absent when there is nothing to enter.
     host: Option<Arc<Host>>,
