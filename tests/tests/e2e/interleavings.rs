@@ -1,13 +1,13 @@
 //! Several processes on one store, killed at any moment: whatever they do to it, `store check` calls it sound.
 //!
-//! `LIGHTER_SOAK` says how many rounds (default 12), `LIGHTER_SEED` which ones.
+//! `LIGHTER_SOAK` says how many rounds (default a few), `LIGHTER_SEED` which ones.
 
 use std::time::Duration;
 
 use rustix::process::Signal;
 use testkit::image::Packing;
 use testkit::process::{DEADLINE, Running};
-use testkit::{Host, Image};
+use testkit::{Host, Image, Registry};
 
 /// Commands at a time.
 const AT_A_TIME: usize = 4;
@@ -31,38 +31,15 @@ fn number(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-fn command(random: &mut Random, archives: &[String]) -> Vec<String> {
-    let n = random.below(IMAGES);
-    let image = format!("image-{n}:latest");
-    let words: &[&str] = match random.below(9) {
-        0..=2 => &["load", "-q", "-i", &archives[n]],
-        3 => &["run", "--rm", "--pull", "never", &image, "true"],
-        4 => &["run", "--pull", "never", &image, "true"],
-        5 => &["rmi", "-f", &image],
-        6 => &["image", "prune", "-af"],
-        7 => &["container", "prune", "-f"],
-        _ => &["system", "prune", "-af"],
-    };
-    words.iter().map(|word| (*word).to_owned()).collect()
+/// The commands, by weight: each of these is as likely as the others.
+fn choose(random: &mut Random, choices: &[&[&str]]) -> Vec<String> {
+    choices[random.below(choices.len())].iter().map(|&word| word.to_owned()).collect()
 }
 
-#[test]
-fn whatever_is_killed_the_store_is_sound() {
-    let host = Host::new();
-    let dir = host.scratch("archives");
-    let archives: Vec<String> = (0..IMAGES)
-        .map(|n| {
-            // One layer that all share, one of each.
-            let own = vec![u8::try_from(n).expect("small"); 300_000];
-            let image = Image::busybox(&format!("image-{n}:latest"))
-                .layer(testkit::Tar::new().file("own", 0o644, &own).finish());
-            let path = dir.join(format!("{n}.tar"));
-            let packing = if n == 0 { Packing::Plain } else { Packing::Gzip };
-            std::fs::write(&path, image.oci_layout(packing).tar()).expect("an archive");
-            path.display().to_string()
-        })
-        .collect();
-    let (rounds, seed) = (number("LIGHTER_SOAK", 12), number("LIGHTER_SEED", 1));
+/// Does `LIGHTER_SOAK` rounds of commands at once, some of them killed within `patience` milliseconds of their start, and
+/// has the store checked after each.
+fn interleave(host: &Host, rounds: u64, patience: usize, command: impl Fn(&mut Random) -> Vec<String>) {
+    let (rounds, seed) = (number("LIGHTER_SOAK", rounds), number("LIGHTER_SEED", 1));
     let mut kills = 0;
     for round in 0..rounds {
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (round + 1));
@@ -73,11 +50,11 @@ fn whatever_is_killed_the_store_is_sound() {
         let mut said = Vec::new();
         let mut running: Vec<(Running, bool)> = Vec::new();
         for _ in 0..AT_A_TIME {
-            let words = command(&mut random, &archives);
+            let words = command(&mut random);
             let words: Vec<&str> = words.iter().map(String::as_str).collect();
             let (process, killed) = (host.spawn(&words), random.below(3) == 0);
             said.push(words.join(" "));
-            std::thread::sleep(Duration::from_millis(random.below(60) as u64));
+            std::thread::sleep(Duration::from_millis(random.below(patience) as u64));
             if killed {
                 process.signal(Signal::KILL);
             }
@@ -95,12 +72,99 @@ fn whatever_is_killed_the_store_is_sound() {
         assert_eq!(check.status, 0, "round {round} of seed {seed}: {said:#?}\n{check}\n{}", outputs.join("\n"));
     }
     assert!(kills > 0, "nobody was killed before its end");
-    // What stayed works, and all of it can go.
-    host.lighter(&["load", "-q", "-i", &archives[0]]).ok();
-    assert_eq!(host.lighter(&["run", "--rm", "image-0", "echo", "works"]).ok().out(), "works");
-    host.lighter(&["system", "prune", "-af"]).ok();
+}
+
+/// Everything can go, and nothing is left then.
+fn empties(host: &Host) {
+    let pruned = host.lighter(&["system", "prune", "-af"]);
     let report = host.lighter(&["store", "check", "--format", "json"]).ok().json();
     let of = |key: &str| report[key].as_u64();
-    assert_eq!((of("Images"), of("Blobs"), of("Layers")), (Some(0), Some(0), Some(0)), "{report}");
+    let left = host.lighter(&["ps", "-a"]);
+    assert_eq!((of("Images"), of("Blobs"), of("Layers")), (Some(0), Some(0), Some(0)), "{report}\n{pruned}\n{left}");
     assert_eq!(report["Leftovers"].as_array().map(Vec::len), Some(0), "{report}");
+}
+
+#[test]
+fn whatever_is_killed_the_store_is_sound() {
+    let host = Host::new();
+    let dir = host.scratch("archives");
+    let archives: Vec<String> = (0..IMAGES)
+        .map(|n| {
+            // One layer that all share, one of each.
+            let own = vec![u8::try_from(n).expect("small"); 300_000];
+            let image = Image::busybox(&format!("image-{n}:latest")).file("own", 0o644, &own);
+            let path = dir.join(format!("{n}.tar"));
+            let packing = if n == 0 { Packing::Plain } else { Packing::Gzip };
+            std::fs::write(&path, image.oci_layout(packing).tar()).expect("an archive");
+            path.display().to_string()
+        })
+        .collect();
+    interleave(&host, 12, 60, |random| {
+        let n = random.below(IMAGES);
+        let image = format!("image-{n}:latest");
+        let load: &[&str] = &["load", "-q", "-i", &archives[n]];
+        choose(
+            random,
+            &[
+                load,
+                load,
+                load,
+                &["run", "--rm", "--pull", "never", &image, "true"],
+                &["run", "--pull", "never", &image, "true"],
+                &["rmi", "-f", &image],
+                &["image", "prune", "-af"],
+                &["container", "prune", "-f"],
+                &["system", "prune", "-af"],
+            ],
+        )
+    });
+    // What stayed works.
+    host.lighter(&["load", "-q", "-i", &archives[0]]).ok();
+    assert_eq!(host.lighter(&["run", "--rm", "image-0", "echo", "works"]).ok().out(), "works");
+    empties(&host);
+}
+
+#[test]
+fn whatever_is_killed_while_pulling_the_store_is_sound() {
+    let host = Host::new();
+    let registry = Registry::start();
+    let mut noise = Random(1);
+    let names: Vec<String> = (0..IMAGES)
+        .map(|n| {
+            // One layer that all share, and of each a small one and one that is large enough to be taken up again.
+            let large: Vec<u8> = (0..2 << 20).map(|_| u8::try_from(noise.below(256)).expect("a byte")).collect();
+            let packing = if n == 0 { Packing::Zstd } else { Packing::Gzip };
+            let image = Image::busybox("any").file("large", 0o644, &large).file("own", 0o644, &[b'n'; 1000]);
+            registry.push_layout(&image.oci_layout(packing), &format!("image-{n}:1"));
+            registry.reference(&format!("image-{n}:1"))
+        })
+        .collect();
+    interleave(&host, 8, 120, |random| {
+        let image = names[random.below(IMAGES)].as_str();
+        let pull: &[&str] = &["pull", "-q", image];
+        choose(
+            random,
+            &[
+                pull,
+                pull,
+                pull,
+                &["run", "--rm", image, "true"],
+                &["run", image, "true"],
+                &["run", "--pull", "always", image, "true"],
+                &["rmi", "-f", image],
+                &["image", "prune", "-af"],
+                &["container", "prune", "-f"],
+                &["system", "prune", "-af"],
+            ],
+        )
+    });
+    // What stayed works, and what was not finished is taken up.
+    for name in &names {
+        assert_eq!(host.lighter(&["run", "--rm", name, "echo", "works"]).ok().out(), "works");
+        assert_eq!(
+            host.lighter(&["run", "--rm", name, "stat", "-c", "%s", "/large"]).ok().out(),
+            (2 << 20).to_string()
+        );
+    }
+    empties(&host);
 }

@@ -223,13 +223,23 @@ fn a_killed_removal_is_finished() {
             std::fs::remove_dir_all(engine.paths.containers().join(format!(".{id}.deleted"))).expect("removed");
         }
         if step == 0 {
-            engine.remove(&id, RemoveOptions::default()).expect("taken up again");
+            let pruned = engine.prune_containers(&crate::PruneFilter::default()).expect("pruned");
+            assert_eq!(pruned.containers, [id.to_string()], "taken up again");
         } else {
             assert!(!engine.reconcile().is_empty(), "step {step}");
         }
         assert!(engine.reconcile().is_empty(), "step {step}");
         assert_clean(&engine);
     }
+}
+
+#[test]
+fn a_removal_that_got_no_further_than_its_mark_is_taken_up_by_the_next() {
+    let (_scratch, engine) = with_image("killed-remove-again");
+    let id = ran(&engine, false, State::Removing);
+    engine.release(&id).expect("released");
+    engine.remove(&id, RemoveOptions::default()).expect("taken up again");
+    assert_clean(&engine);
 }
 
 #[test]

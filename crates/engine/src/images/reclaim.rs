@@ -109,7 +109,7 @@ impl Engine {
         Ok(pruned)
     }
 
-    /// Removes containers that do not run.
+    /// Removes containers that do not run, and those whose removal was interrupted.
     ///
     /// # Errors
     /// A directory that cannot be read; a container that cannot be removed, after the others were.
@@ -117,7 +117,7 @@ impl Engine {
         let all = ContainerFilter { all: true, size: true, ..ContainerFilter::default() };
         let (mut pruned, mut failed) = (Pruned::default(), None);
         for summary in self.list(&all)? {
-            let stopped = matches!(summary.state, State::Created | State::Exited | State::Dead);
+            let stopped = !is_running(summary.state);
             if !stopped || summary.damaged.is_some() || !admits(filter, &summary.created, &summary.labels) {
                 continue;
             }
