@@ -128,6 +128,9 @@ impl From<storage::Error> for Error {
             | Below::Limit { .. }
             | Below::NoLayers => Self::new(ErrorKind::BadImage, error.to_string()),
             Below::Source(_) => Self::new(ErrorKind::BadImage, "cannot read the layer archive").because(error),
+            Below::OtherVersion { .. } => {
+                Self::new(ErrorKind::Damaged, error.to_string()).hint("use the version of lighter that wrote it")
+            }
             Below::MissingLayer(_) | Below::Record { .. } => {
                 Self::new(ErrorKind::Damaged, error.to_string()).hint("pull or load the image again")
             }
@@ -163,6 +166,9 @@ impl From<image::Error> for Error {
             Below::Conflict(_) => Self::new(ErrorKind::Conflict, sentence),
             Below::DamagedRecord { .. } => {
                 Self::new(ErrorKind::Damaged, sentence).hint("remove the image's name and pull or load it again")
+            }
+            Below::OtherVersion { .. } => {
+                Self::new(ErrorKind::Damaged, sentence).hint("use the version of lighter that wrote it")
             }
             Below::MissingBlob(_) => Self::new(ErrorKind::Damaged, sentence).hint("pull or load the image again"),
             Below::Unreachable { .. } | Below::Transport { .. } | Below::NotFound { .. } | Below::Status { .. } => {

@@ -125,6 +125,18 @@ pub enum Error {
         /// How.
         reason: String,
     },
+    /// A record in another format than this program's. It may be right, and is left alone.
+    #[error(
+        "image record {name:?} was written by another version of lighter: its format is {version}, this one knows {known}"
+    )]
+    OtherVersion {
+        /// File name of the record.
+        name: String,
+        /// Its format.
+        version: u32,
+        /// This program's.
+        known: u32,
+    },
     /// Unpacking a layer failed.
     #[error("cannot unpack layer {diff_id}: {source}")]
     Unpack {

@@ -87,7 +87,7 @@ impl ImageStore {
     /// The record of exactly `reference`, or `None`.
     ///
     /// # Errors
-    /// [`Error::DamagedRecord`]; system call errors.
+    /// [`Error::DamagedRecord`], [`Error::OtherVersion`]; system call errors.
     pub fn get(&self, reference: &Reference) -> Result<Option<ImageRecord>> {
         self.load(&canonical(reference).file_name())
     }
@@ -96,11 +96,16 @@ impl ImageStore {
     /// unnamed.
     ///
     /// # Errors
-    /// System call errors.
+    /// [`Error::OtherVersion`] when the name is another version's; system call errors.
     pub fn put(&self, mut record: ImageRecord) -> Result<()> {
         let _lock = self.lock()?;
         record.reference = record.reference.as_ref().map(canonical);
-        let listing = self.list()?;
+        let mut listing = self.list()?;
+        let file = record.file_name();
+        let others = |error: &Error| matches!(error, Error::OtherVersion { name, .. } if *name == file);
+        if let Some(position) = listing.damaged.iter().position(others) {
+            return Err(listing.damaged.swap_remove(position));
+        }
         let named = |id: &Digest, but: Option<&Reference>| {
             listing.records.iter().any(|r| r.id() == id && r.reference.is_some() && r.reference.as_ref() != but)
         };
@@ -176,7 +181,7 @@ impl ImageStore {
     /// The image a user means by `name`: a reference, a digest, or the beginning of an id.
     ///
     /// # Errors
-    /// [`Error::NoSuchImage`], [`Error::Ambiguous`], [`Error::DamagedRecord`]; system call errors.
+    /// [`Error::NoSuchImage`], [`Error::Ambiguous`], [`Error::DamagedRecord`], [`Error::OtherVersion`]; system call errors.
     pub fn resolve(&self, name: &str) -> Result<ImageRecord> {
         let hex = name.strip_prefix("sha256:").unwrap_or(name);
         let reference = if hex.len() == name.len() { name.parse::<Reference>().ok() } else { None };
@@ -341,11 +346,11 @@ impl ImageStore {
         &self.content
     }
 
-    /// What the images need. A damaged record makes this an error: nothing may be collected while it is unknown what
-    /// it needed.
+    /// What the images need. A record that cannot be understood makes this an error: nothing may be collected while it is
+    /// unknown what it needed.
     ///
     /// # Errors
-    /// [`Error::DamagedRecord`]; system call errors.
+    /// [`Error::DamagedRecord`], [`Error::OtherVersion`]; system call errors.
     pub fn mark(&self) -> Result<Marked> {
         let listing = self.list()?;
         if let Some(error) = listing.damaged.into_iter().next() {
@@ -379,7 +384,8 @@ impl ImageStore {
         let bytes = read_bounded(&mut File::from(fd), RECORD_MAX, name).map_err(|e| damaged(e.to_string()))?;
         let version: Version = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         if version.version != record::VERSION {
-            return Err(damaged(format!("version {} is not known to this program", version.version)));
+            let version = version.version;
+            return Err(Error::OtherVersion { name: name.to_owned(), version, known: record::VERSION });
         }
         let record: ImageRecord = serde_json::from_slice(&bytes).map_err(|e| damaged(e.to_string()))?;
         if record.file_name() != name {

@@ -166,7 +166,7 @@ fn a_damaged_record_counts_for_itself_only() {
     f.images.put(image("b", Some("bad"))).expect("put");
     let path = f.dir.path().join("images").join(format!("{}.json", reference("bad").file_name()));
     let sound = std::fs::read(&path).expect("read");
-    for damage in [&b""[..], b"{", b"{\"version\":99}", &sound[..sound.len() / 2]] {
+    for damage in [&b""[..], b"{", b"{\"version\":-1}", &sound[..sound.len() / 2]] {
         std::fs::write(&path, damage).expect("write");
         assert!(matches!(f.images.resolve("bad"), Err(Error::DamagedRecord { .. })));
         f.images.resolve("good").expect("unaffected");
@@ -180,6 +180,25 @@ fn a_damaged_record_counts_for_itself_only() {
     std::fs::remove_file(other).expect("remove");
     f.images.remove("bad", false, &unused).expect("a damaged record can be removed");
     assert!(f.images.mark().is_ok());
+}
+
+#[test]
+fn a_record_of_another_version_is_left_alone() {
+    let f = fixture("store-version");
+    f.images.put(image("a", Some("good"))).expect("put");
+    f.images.put(image("b", Some("other"))).expect("put");
+    let path = f.dir.path().join("images").join(format!("{}.json", reference("other").file_name()));
+    let text = std::fs::read_to_string(&path).expect("read");
+    let later = text.replacen(r#""version":1"#, r#""version":2"#, 1);
+    assert_ne!(later, text);
+    std::fs::write(&path, &later).expect("write");
+    let refused = |error: Error| assert!(matches!(error, Error::OtherVersion { version: 2, known: 1, .. }), "{error}");
+    refused(f.images.resolve("other").expect_err("resolve"));
+    refused(f.images.remove("other", true, &unused).expect_err("remove"));
+    refused(f.images.put(image("c", Some("other"))).expect_err("put over it"));
+    refused(f.images.mark().expect_err("nothing is collected"));
+    f.images.put(image("c", Some("third"))).expect("other names are free");
+    assert_eq!(std::fs::read_to_string(&path).expect("read"), later);
 }
 
 #[test]

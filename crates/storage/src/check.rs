@@ -65,7 +65,8 @@ impl LayerStore {
     /// number of its files and their sizes tell.
     ///
     /// # Errors
-    /// Those that say nothing about the layer: a lack of memory or of descriptors.
+    /// [`Error::OtherVersion`], of whose layers nothing is known; those that say nothing about the layer: a lack of memory or
+    /// of descriptors.
     pub fn check(&self, chain: &Digest) -> Result<Option<String>> {
         let result = self.info(chain).and_then(|info| {
             let mut recount = Recount::default();
@@ -76,6 +77,7 @@ impl LayerStore {
             Ok(both) => both,
             Err(Error::MissingLayer(_)) if self.contains(chain)? => return Ok(Some("has lost its files".to_owned())),
             Err(Error::MissingLayer(_)) => return Ok(Some("is missing".to_owned())),
+            Err(error @ Error::OtherVersion { .. }) => return Err(error),
             Err(Error::Record { reason, .. }) => return Ok(Some(format!("has a damaged record: {reason}"))),
             Err(Error::Sys(error)) if matches!(error.errno(), Errno::MFILE | Errno::NFILE | Errno::NOMEM) => {
                 return Err(error.into());

@@ -53,6 +53,18 @@ pub enum Error {
     /// A snapshot was asked for over no layer at all.
     #[error("an image without layers has no root file system")]
     NoLayers,
+    /// A layer's record in another format than this program's. It may be right, and is left alone.
+    #[error(
+        "the record of layer {layer} was written by another version of lighter: its format is {version}, this one knows {known}"
+    )]
+    OtherVersion {
+        /// The layer.
+        layer: Digest,
+        /// Its record's format.
+        version: u32,
+        /// This program's.
+        known: u32,
+    },
     /// A layer's record cannot be understood.
     #[error("the record of layer {layer} is damaged: {reason}")]
     Record {

@@ -225,7 +225,7 @@ impl LayerStore {
     /// What the layer's record says of it.
     ///
     /// # Errors
-    /// [`Error::MissingLayer`], [`Error::Record`] for a damaged record, and those of reading it.
+    /// [`Error::MissingLayer`], [`Error::Record`] for a damaged record, [`Error::OtherVersion`], and those of reading it.
     pub fn info(&self, chain: &Digest) -> Result<LayerInfo> {
         let name = format!("{}/meta", chain.hex());
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -23,15 +23,22 @@ pub(crate) struct LayerRecord {
     pub(crate) max_gid: u32,
 }
 
+/// What every version of the record has.
+#[derive(Deserialize)]
+struct Version {
+    version: u32,
+}
+
 impl LayerRecord {
     /// Reads a record's bytes.
     pub(crate) fn parse(layer: &Digest, bytes: &[u8]) -> Result<Self> {
-        let damaged = |reason: String| Error::Record { layer: layer.clone(), reason };
-        let record: Self = serde_json::from_slice(bytes).map_err(|error| damaged(error.to_string()))?;
-        if record.version != VERSION {
-            return Err(damaged(format!("its version is {}, not {VERSION}", record.version)));
+        let damaged = |error: serde_json::Error| Error::Record { layer: layer.clone(), reason: error.to_string() };
+        // Another version may have other fields.
+        let Version { version } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if version != VERSION {
+            return Err(Error::OtherVersion { layer: layer.clone(), version, known: VERSION });
         }
-        Ok(record)
+        serde_json::from_slice(bytes).map_err(damaged)
     }
 }
 
@@ -40,13 +47,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn other_versions_and_torn_records_are_damage() {
+    fn torn_records_are_damage_and_other_versions_are_not() {
         let layer = Digest::sha256_of(b"layer");
         let record = LayerRecord { version: VERSION, diff_bytes: 1, inodes: 2, max_uid: 3, max_gid: 4 };
         let bytes = serde_json::to_vec(&record).unwrap();
         assert_eq!(LayerRecord::parse(&layer, &bytes).unwrap(), record);
-        let later = LayerRecord { version: 2, ..record };
-        for bad in [&serde_json::to_vec(&later).unwrap()[..], &bytes[..bytes.len() - 1], b""] {
+        let later = br#"{"version":2,"form":"erofs"}"#;
+        assert!(matches!(LayerRecord::parse(&layer, later), Err(Error::OtherVersion { version: 2, known: 1, .. })));
+        for bad in [&bytes[..bytes.len() - 1], b"", br#"{"version":1}"#] {
             assert!(matches!(LayerRecord::parse(&layer, bad), Err(Error::Record { .. })));
         }
     }

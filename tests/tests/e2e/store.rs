@@ -21,6 +21,12 @@ fn layer(host: &Host) -> PathBuf {
     names.next().expect("a layer")
 }
 
+/// The directory of the layer that holds this text in the file `own`.
+fn layer_of(host: &Host, own: &str) -> PathBuf {
+    let mut layers = std::fs::read_dir(host.root().join("layers")).expect("layers").flatten().map(|entry| entry.path());
+    layers.find(|dir| std::fs::read_to_string(dir.join("diff/own")).is_ok_and(|text| text == own)).expect("a layer")
+}
+
 fn check(host: &Host, code: i32) -> Value {
     host.lighter(&["store", "check", "--format", "json"]).exits(code).json()
 }
@@ -147,6 +153,46 @@ fn what_cannot_be_fetched_is_removed_and_said() {
     assert!(output.ok().out().contains("127.0.0.1:1/gone:1 removed: it is broken"), "{output}");
     assert_eq!(host.lighter(&["images", "-q"]).ok().out(), "");
     assert_eq!(check(&host, 0)["Blobs"], 0);
+}
+
+#[test]
+fn what_another_version_wrote_is_never_removed() {
+    let host = Host::with_busybox();
+    host.load(&Image::busybox("old:1").file("own", 0o644, b"old"));
+    host.load(&Image::busybox("new:1").file("own", 0o644, b"new"));
+    let images = host.root().join("images");
+    let find = |word: &str| {
+        let mut names = std::fs::read_dir(&images).expect("records").flatten().map(|entry| entry.path());
+        names.find(|path| path.to_string_lossy().contains(word)).expect("a record")
+    };
+    let record = find("new");
+    let text = std::fs::read_to_string(&record).expect("a record");
+    // As a later version may leave them: a record, and a layer of the other image, with formats of their own.
+    let later = text.replacen(r#""version":1"#, r#""version":2,"form":"erofs""#, 1);
+    std::fs::write(&record, &later).expect("change it");
+    let meta = layer_of(&host, "new").join("meta");
+    let counted = std::fs::read(&meta).expect("the layer's record");
+    std::fs::write(&meta, r#"{"version":2,"form":"erofs"}"#).expect("change it");
+    assert_eq!(kinds(&host), ["record", "layer"]);
+    for words in [&["store", "repair"][..], &["rmi", "-f", "new:1"], &["image", "prune", "-af"], &["store", "repair"]] {
+        let output = host.lighter(words);
+        if words[0] == "store" || words[0] == "rmi" {
+            assert!(output.exits(1).to_string().contains("another version of lighter"), "{output}");
+        }
+        assert_eq!(std::fs::read_to_string(&record).expect("the record stays"), later);
+        assert_eq!(
+            std::fs::read_to_string(&meta).expect("the layer's record stays"),
+            r#"{"version":2,"form":"erofs"}"#
+        );
+    }
+    let loaded = host.lighter_reading(&["load"], &Image::busybox("new:1").docker_archive().tar());
+    loaded.rejected("another version of lighter");
+    assert_eq!(std::fs::read_to_string(&record).expect("the record stays"), later);
+    // Back in the hands of the version that wrote them, all is as it was.
+    std::fs::write(&record, text).expect("put it back");
+    std::fs::write(&meta, counted).expect("put it back");
+    assert_eq!(check(&host, 0)["Sound"], true);
+    assert_eq!(host.lighter(&["run", "--rm", "new:1", "cat", "/own"]).ok().out(), "new");
 }
 
 #[test]

@@ -17,6 +17,10 @@ use crate::{Engine, Result, VolumeFilter};
 pub enum ProblemKind {
     /// The record of an image, by its file name.
     Record(String),
+    /// The record of an image, by its file name, that another version of this program wrote. Nothing is known about it.
+    OtherRecord(String),
+    /// A layer, by its chain id, that another version of this program unpacked.
+    OtherLayer(Digest),
     /// An image whose record can be read and does not fit its parts.
     Image(Digest),
     /// A blob.
@@ -36,10 +40,10 @@ impl ProblemKind {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Record(_) => "record",
+            Self::Record(_) | Self::OtherRecord(_) => "record",
             Self::Image(_) => "image",
             Self::Blob(_) => "blob",
-            Self::Layer(_) => "layer",
+            Self::Layer(_) | Self::OtherLayer(_) => "layer",
             Self::Index => "index",
             Self::Volume(_) => "volume",
             Self::Container(_) => "container",
@@ -50,8 +54,10 @@ impl ProblemKind {
 impl fmt::Display for ProblemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Record(name) | Self::Volume(name) | Self::Container(name) => f.write_str(name),
-            Self::Image(digest) | Self::Blob(digest) | Self::Layer(digest) => digest.fmt(f),
+            Self::Record(name) | Self::OtherRecord(name) | Self::Volume(name) | Self::Container(name) => {
+                f.write_str(name)
+            }
+            Self::Image(digest) | Self::Blob(digest) | Self::Layer(digest) | Self::OtherLayer(digest) => digest.fmt(f),
             Self::Index => f.write_str("content/index.json"),
         }
     }
@@ -89,6 +95,13 @@ pub struct StoreReport {
     pub problems: Vec<Problem>,
     /// What takes up space and does no harm, in sentences.
     pub leftovers: Vec<String>,
+}
+
+/// What to do about what another version wrote.
+const OTHER: &str = "use that version; this one leaves it alone";
+
+fn other_version(version: u32) -> String {
+    format!("was written by another version of lighter: its format, {version}, is not known to this one")
 }
 
 /// Who stands on a layer.
@@ -137,13 +150,19 @@ impl Engine {
         let mut report = StoreReport::default();
         let listing = store.list()?;
         for error in listing.damaged {
-            let (name, what) = match error {
-                image::Error::DamagedRecord { name, reason } => (name, format!("cannot be read: {reason}")),
-                other => (String::new(), other.to_string()),
+            let removes = "lighter store repair removes it and fetches the image again";
+            let (name, what, remedy) = match &error {
+                image::Error::DamagedRecord { name, reason } => {
+                    (name.clone(), format!("cannot be read: {reason}"), removes)
+                }
+                image::Error::OtherVersion { name, version, .. } => (name.clone(), other_version(*version), OTHER),
+                other => (String::new(), other.to_string(), removes),
             };
             let images = image::check::reference_of_file(&name).map(|name| name.familiar()).into_iter().collect();
-            let remedy = "lighter store repair removes it and fetches the image again";
-            let kind = ProblemKind::Record(name);
+            let kind = match error {
+                image::Error::OtherVersion { .. } => ProblemKind::OtherRecord(name),
+                _ => ProblemKind::Record(name),
+            };
             report.problems.push(Problem { kind, what, images, containers: Vec::new(), remedy: remedy.to_owned() });
         }
         report.images = listing.records.len();
@@ -246,12 +265,23 @@ impl Engine {
         all.extend(needed.keys().map(|chain| (*chain).clone()));
         all.extend(standing.keys().cloned());
         for chain in all {
-            let Some(what) = layers.check(&chain)? else {
-                report.layers += 1;
-                continue;
-            };
+            let checked = layers.check(&chain);
             let images: Vec<String> = needed.get(&chain).into_iter().flatten().cloned().collect();
             let stands = standing.get(&chain).cloned().unwrap_or_default();
+            let what = match checked {
+                Ok(None) => {
+                    report.layers += 1;
+                    continue;
+                }
+                Ok(Some(what)) => what,
+                Err(storage::Error::OtherVersion { version, .. }) => {
+                    let (kind, what) = (ProblemKind::OtherLayer(chain), other_version(version));
+                    let containers = stands.containers;
+                    report.problems.push(Problem { kind, what, images, containers, remedy: OTHER.to_owned() });
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
             let remedy = match (&stands.running, images.is_empty(), stands.containers.first()) {
                 (Some(running), _, _) => {
                     format!("stop container {running}, which runs on it; then lighter store repair")

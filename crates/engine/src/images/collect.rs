@@ -44,9 +44,9 @@ impl Engine {
         let Some(_exclusive) = self.try_exclusive()? else { return Ok(None) };
         let Some(held) = content.try_exclusive()? else { return Ok(None) };
         let store = ImageStore::open(&self.paths.images(), Arc::clone(content))?;
-        // A damaged record may name anything, so nothing is removed until it is gone.
+        // A record that cannot be understood may name anything, so nothing is removed until it is gone.
         let marked = match store.mark() {
-            Err(image::Error::DamagedRecord { .. }) => return Ok(None),
+            Err(image::Error::DamagedRecord { .. } | image::Error::OtherVersion { .. }) => return Ok(None),
             marked => marked?,
         };
         let Some(chains) = self.chains_of_containers()? else { return Ok(None) };

@@ -253,6 +253,7 @@ impl Engine {
                 return Ok(());
             }
             let (layers, standing) = (self.layers()?, self.standing()?);
+            let unknown = problems.iter().any(|problem| matches!(problem.kind, ProblemKind::OtherRecord(_)));
             for chain in damaged {
                 let kind = ProblemKind::Layer(chain.clone());
                 let stands = standing.get(chain).cloned().unwrap_or_default();
@@ -265,6 +266,11 @@ impl Engine {
                         let what = format!(
                             "stays as it is: container {container} stands on it, and no image is here to unpack it from"
                         );
+                        report.note(kind, what);
+                        continue;
+                    }
+                    (None, None) if unknown => {
+                        let what = "stays as it is: an image of another version of lighter may stand on it";
                         report.note(kind, what);
                         continue;
                     }
