@@ -26,6 +26,7 @@ mod rootless;
 mod run;
 mod runtime_crash;
 mod runtime_face;
+mod runtime_filters;
 mod runtime_namespaces;
 mod runtime_process;
 mod runtime_seccomp;
