@@ -118,11 +118,13 @@ fn meet(exec: &Exec<'_>, tuning: &Tuning, rdt: Option<&resctrl::Groups>, link: &
     let (pid, pidfd) = link.await_process()?;
     let finish = || -> Result<Option<OwnedFd>> {
         process::set_rlimits(pid, &exec.process.rlimits)?;
+        // Whoever could make no group may be root of a user namespace only.
+        let unprivileged = exec.ordinary || exec.cgroup.is_none();
         if !exec.ordinary {
-            process::set_oom_score(pid, exec.process.oom_score_adj)?;
+            process::set_oom_score(pid, exec.process.oom_score_adj, unprivileged)?;
         }
         rdt.map_or(Ok(()), |groups| groups.enter(pid))?;
-        link.send_mapped(exec.ordinary && idmap::groups_are_fixed(pid)?)?;
+        link.send_mapped(unprivileged && idmap::groups_are_fixed(pid)?)?;
         let terminal = match link.answer(link::PATIENCE)? {
             Answer::Ready(terminal) => terminal,
             Answer::Executed | Answer::Listening(..) => return Err(link::ended()),

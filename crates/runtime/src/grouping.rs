@@ -21,6 +21,8 @@ pub(crate) struct Grouped<'a> {
     _placeholder: Option<Placeholder>,
     /// Whether nobody asked for the group, and the caller has no privilege over the host's.
     optional: bool,
+    /// Whether the caller turned out to be root of a user namespace only, or may be.
+    pub(crate) nested: bool,
 }
 
 impl Grouped<'_> {
@@ -73,7 +75,7 @@ fn parent_group(text: &str) -> Option<&str> {
 /// # Errors
 /// Those of the control groups and of systemd; nothing is left then.
 pub(crate) fn make<'a>(plan: &Plan<'_>, groups: Groups<'a>) -> Result<Grouped<'a>> {
-    let none = Grouped { group: None, scope: None, _placeholder: None, optional: false };
+    let none = Grouped { group: None, scope: None, _placeholder: None, optional: false, nested: false };
     let resources = plan.linux.resources.as_ref();
     match groups {
         Groups::None => {
@@ -82,38 +84,43 @@ pub(crate) fn make<'a>(plan: &Plan<'_>, groups: Groups<'a>) -> Result<Grouped<'a
                 let sentence = "linux.resources: limits are asked for, and control groups are disabled";
                 return Err(Error::new(ErrorKind::Unsupported, sentence));
             }
-            Ok(none)
+            Ok(Grouped { nested: !plan.ordinary, ..none })
         }
         Groups::Scope(scope) => {
             let (group, placeholder) = make_scope(plan, scope)?;
-            Ok(Grouped { group: Some(group), scope: Some(scope), _placeholder: Some(placeholder), optional: false })
+            Ok(Grouped { group: Some(group), scope: Some(scope), _placeholder: Some(placeholder), ..none })
         }
         Groups::Own(path) => {
             let asked = !plan.linux.cgroups_path.is_empty() || resources.is_some_and(asks);
-            let (group, optional) = make_own(plan, path, asked)?;
-            Ok(Grouped { group, optional, ..none })
+            let (group, denied) = make_own(plan, path, asked)?;
+            let optional = !asked && (denied || plan.ordinary);
+            Ok(Grouped { group, optional, nested: denied && !plan.ordinary, ..none })
         }
     }
 }
 
-/// Gives the group, and whether the container may do without it.
+/// Gives the group, and whether it was denied to the caller, at least in some hierarchies.
 fn make_own(plan: &Plan<'_>, path: &str, asked: bool) -> Result<(Option<Cgroup>, bool)> {
     use crate::cgroup::Error as Cause;
     let failed = |error| cgroup_error("cannot make the control group", error);
     let resources = plan.linux.resources.as_ref();
     let host = match Host::detect() {
-        Err(Cause::NotMounted) if !asked && may_be_denied(plan) => return Ok((None, true)),
+        Err(Cause::NotMounted) if !asked && (plan.ordinary || sys::process::in_user_namespace()) => {
+            return Ok((None, true));
+        }
         other => other.map_err(|error| cgroup_error("cannot find the control groups", error))?,
     };
-    let denied = match Cgroup::create(&host, path, resources, &CreateOptions::default()) {
-        Err(Cause::Sys(cause)) if is_denied(cause.errno()) && may_be_denied(plan) => cause,
-        other => return other.map(|group| (Some(group), !asked && plan.ordinary)).map_err(failed),
-    };
+    if !plan.ordinary {
+        match Cgroup::create(&host, path, resources, &CreateOptions::default()) {
+            Err(error) if is_denied(&error) && sys::process::in_user_namespace() => {}
+            other => return other.map(|group| (Some(group), false)).map_err(failed),
+        }
+    }
     // What the caller may make has to do: nothing, or in some hierarchies only.
     let options = CreateOptions { rootless: true, ..CreateOptions::default() };
     let refuse = |what: String| {
         let sentence = format!("cannot set {what}: container could not join or create cgroup ({NEEDS_NONE})");
-        Error::system(sentence, denied.clone()).with_kind(ErrorKind::Unsupported)
+        Error::new(ErrorKind::Unsupported, format!("{sentence}: permission denied"))
     };
     let group = match Cgroup::create(&host, path, resources, &options) {
         // runc's words for the settings, as in "pids limit".
@@ -124,18 +131,18 @@ fn make_own(plan: &Plan<'_>, path: &str, asked: bool) -> Result<(Option<Cgroup>,
     match (nowhere, asked) {
         (true, true) => Err(refuse(format!("cgroupsPath {path}"))),
         (true, false) => Ok((None, true)),
-        (false, _) => Ok((Some(group), !asked)),
+        (false, _) => Ok((Some(group), !plan.ordinary)),
     }
 }
 
-/// Whether the host's control groups may be out of the caller's reach: an ordinary user's, and those of a root that is
-/// one of a user namespace only.
-fn may_be_denied(plan: &Plan<'_>) -> bool {
-    plan.ordinary || sys::process::in_user_namespace()
-}
-
-fn is_denied(errno: Errno) -> bool {
-    matches!(errno, Errno::ACCESS | Errno::PERM | Errno::ROFS)
+/// Whether the caller has too little privilege over the host's groups, or over devices.
+fn is_denied(error: &crate::cgroup::Error) -> bool {
+    use crate::cgroup::Error as Cause;
+    match error {
+        Cause::Sys(cause) => matches!(cause.errno(), Errno::ACCESS | Errno::PERM | Errno::ROFS),
+        Cause::Unsupported { setting, .. } => setting.field == "devices",
+        _ => false,
+    }
 }
 
 /// Whether there is a limit among `resources`. Device rules are none: what an ordinary user may open is the host's

@@ -9,7 +9,7 @@ use sys::process::{Child, CloneArgs};
 use crate::cgroup::Cgroup;
 use crate::created::Created;
 use crate::error::{Error, ErrorKind, Result};
-use crate::grouping;
+use crate::grouping::{self, Grouped};
 use crate::hooks;
 use crate::idmap;
 use crate::init::{self, Inherited};
@@ -81,12 +81,12 @@ fn make_in_groups(
         }
     };
     let mut grouped = grouping::make(plan, groups)?;
-    let mut made = clone_first(plan, launch, bundle, grouped.group.as_ref(), rdt);
+    let mut made = clone_first(plan, launch, bundle, &grouped, rdt);
     if let Err(error) = &made
         && grouped.may_do_without(error)
     {
         grouped.undo();
-        made = clone_first(plan, launch, bundle, None, rdt);
+        made = clone_first(plan, launch, bundle, &grouped, rdt);
     }
     match made {
         Ok((child, link, terminal)) => Ok(Created {
@@ -118,10 +118,11 @@ fn clone_first(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
-    cgroup: Option<&Cgroup>,
+    grouped: &Grouped<'_>,
     rdt: Option<&resctrl::Groups>,
 ) -> Result<(Child, Link, Option<OwnedFd>)> {
     let group_error = |error| mounts::cgroup_error("cannot open the control group", error);
+    let cgroup = grouped.group.as_ref();
     let entry = cgroup.map(Cgroup::entry_fds).transpose().map_err(group_error)?.unwrap_or_default();
     let names = cgroup.map(mounts::cgroup_names).transpose()?.unwrap_or_default();
     let (ours, theirs) = Link::pair()?;
@@ -158,7 +159,7 @@ fn clone_first(
         child = namespaces::meet(&child, &ours)?;
     }
     let entered = rdt.map_or(Ok(()), |groups| groups.enter(child.pid));
-    match entered.and_then(|()| converse(plan, launch, bundle, cgroup, &child, &ours)) {
+    match entered.and_then(|()| converse(plan, launch, bundle, grouped, &child, &ours)) {
         Ok(terminal) => Ok((child, ours, terminal)),
         Err(error) => {
             drop(ours);
@@ -172,11 +173,11 @@ fn converse(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
-    cgroup: Option<&Cgroup>,
+    grouped: &Grouped<'_>,
     child: &Child,
     link: &Link,
 ) -> Result<Option<OwnedFd>> {
-    let prepared = prepare(plan, launch, bundle, cgroup, child, link);
+    let prepared = prepare(plan, launch, bundle, grouped, child, link);
     // When the process failed first, its own words say more than the broken conversation.
     let answer = match prepared {
         Ok(()) => link.answer(patience(plan))?,
@@ -205,7 +206,7 @@ fn prepare(
     plan: &Plan<'_>,
     launch: &Launch<'_>,
     bundle: Option<&Bundle<'_>>,
-    cgroup: Option<&Cgroup>,
+    grouped: &Grouped<'_>,
     child: &Child,
     link: &Link,
 ) -> Result<()> {
@@ -215,12 +216,13 @@ fn prepare(
         // The rest is done by the process itself, which has the privilege for it.
         link.send_mapped(idmap::write(child.pid, plan.linux, true)?)?;
     } else {
-        process::set_oom_score(child.pid, plan.process.oom_score_adj)?;
+        process::set_oom_score(child.pid, plan.process.oom_score_adj, grouped.nested)?;
         if plan.has_user_namespace() {
             idmap::write(child.pid, plan.linux, false)?;
             userns = Some(idmap::open_namespace(child.pid)?);
         }
-        link.send_mapped(false)?;
+        link.send_mapped(grouped.nested && idmap::groups_are_fixed(child.pid)?)?;
+        let cgroup = grouped.group.as_ref();
         link.send_mounts(&mounts::make(plan, &launch.rootfs, cgroup, userns.as_ref().map(AsFd::as_fd))?)?;
     }
     if let (Some(bundle), Some(hooks), true) = (bundle, &plan.spec.hooks, has_create_hooks(plan)) {

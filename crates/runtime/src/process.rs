@@ -298,31 +298,30 @@ fn resource(name: &str) -> Option<Resource> {
     })
 }
 
-/// As [`set_oom_score`], by the process of an ordinary user itself. One that is lower than the caller's needs privilege:
-/// the caller's stays then.
+/// As [`set_oom_score`], by the process of an ordinary user itself.
 pub(crate) fn set_own_oom_score(score: Option<i32>) -> Result<()> {
-    const PATH: &str = "/proc/self/oom_score_adj";
+    write_oom_score("/proc/self/oom_score_adj", score, true)
+}
+
+/// Sets `oom_score_adj` of process `pid`; a supervisor's own lowered score must not reach the container.
+/// To lower it needs the host's privilege: with `or_stay` it stays where that is missing.
+pub(crate) fn set_oom_score(pid: u32, score: Option<i32>, or_stay: bool) -> Result<()> {
+    match score {
+        Some(_) => write_oom_score(&format!("/proc/{pid}/oom_score_adj"), score, or_stay),
+        None => Ok(()),
+    }
+}
+
+fn write_oom_score(path: &str, score: Option<i32>, or_stay: bool) -> Result<()> {
     let Some(score) = score else { return Ok(()) };
-    let written = rustix::fs::open(PATH, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
-        .at("open", PATH)
-        .and_then(|file| sys::fs::write_all(file, score.to_string().as_bytes(), format_args!("{score} to {PATH}")));
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let written = rustix::fs::open(path, flags, Mode::empty())
+        .at("open", path)
+        .and_then(|file| sys::fs::write_all(file, score.to_string().as_bytes(), format_args!("{score} to {path}")));
     match written {
-        Err(cause) if matches!(cause.errno(), Errno::ACCESS | Errno::PERM) => Ok(()),
+        Err(cause) if or_stay && matches!(cause.errno(), Errno::ACCESS | Errno::PERM) => Ok(()),
         other => other.map_err(|cause| {
             Error::system(format!("cannot set oom_score_adj to {score}"), cause).with_kind(ErrorKind::Limit)
         }),
     }
-}
-
-/// Sets `oom_score_adj` of process `pid`; a supervisor's own lowered score must not reach the container.
-pub(crate) fn set_oom_score(pid: u32, score: Option<i32>) -> Result<()> {
-    let Some(score) = score else { return Ok(()) };
-    let path = format!("/proc/{pid}/oom_score_adj");
-    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-    rustix::fs::open(&path, flags, Mode::empty())
-        .at("open", &path)
-        .and_then(|file| sys::fs::write_all(file, score.to_string().as_bytes(), format_args!("{score} to {path}")))
-        .map_err(|cause| {
-            Error::system(format!("cannot set oom_score_adj to {score}"), cause).with_kind(ErrorKind::Limit)
-        })
 }

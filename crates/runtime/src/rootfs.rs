@@ -10,7 +10,7 @@ use sys::{Context as _, Errno};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::Bundle;
 use crate::mount_plan::{MountPlan, Source};
-use crate::plan::{Plan, wrong};
+use crate::plan::{Confinement, Plan, wrong};
 use crate::{copy_up, devices, new_mounts};
 
 /// Magic numbers of procfs and sysfs (statfs(2)).
@@ -21,7 +21,8 @@ const SYSFS: i64 = 0x6265_6572;
 #[derive(Debug, Default)]
 pub(crate) struct Own {
     mounts: Vec<OwnedFd>,
-    /// The root of the container's procfs, which stays reachable here whatever is mounted over it.
+    /// The root of the container's procfs, which stays reachable here whatever is mounted over it; the caller's where the
+    /// container mounts none of its own and something has to be set there.
     pub(crate) proc: Option<OwnedFd>,
     /// The container's devpts.
     pub(crate) devpts: Option<OwnedFd>,
@@ -41,7 +42,28 @@ pub(crate) fn make_own(plan: &Plan<'_>) -> Result<Own> {
         }
         own.mounts.push(made);
     }
+    if own.proc.is_none() && needs_proc(plan) {
+        own.proc = Some(callers_proc()?);
+    }
     Ok(own)
+}
+
+/// Whether something is set through procfs.
+fn needs_proc(plan: &Plan<'_>) -> bool {
+    let Confinement { apparmor_profile, selinux_label, .. } = &plan.confinement;
+    !plan.linux.sysctl.is_empty() || !apparmor_profile.is_empty() || !selinux_label.is_empty()
+}
+
+/// The procfs of the host, while it is still there. What is opened below it concerns the process that opens it, as in any
+/// other (proc(5)).
+fn callers_proc() -> Result<OwnedFd> {
+    let what = || "cannot open the host's /proc".to_owned();
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty()).at("open", "/proc").doing(what)?;
+    if rustix::fs::fstatfs(&proc).at("fstatfs", "/proc").doing(what)?.f_type != PROC {
+        return Err(Error::new(ErrorKind::Unsupported, format!("{}: it is no procfs", what())));
+    }
+    Ok(proc)
 }
 
 /// Where hooks find the container's mounts: the bundle's root file system and directory, as paths of the host.

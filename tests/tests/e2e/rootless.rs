@@ -33,7 +33,7 @@ struct User {
     host: Host,
     dir: PathBuf,
     /// What is done in the user's mount namespace as root beforehand.
-    before: &'static str,
+    before: String,
 }
 
 impl User {
@@ -52,14 +52,14 @@ impl User {
             std::fs::create_dir(dir.join(place)).expect("mkdir");
             chown(dir.join(place), Some(UID), Some(UID)).expect("chown");
         }
-        Self { host, dir, before: ":" }
+        Self { host, dir, before: ":".to_owned() }
     }
 
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", BECOME, "sh"]).args(args).env_clear().stdin(Stdio::null());
         command.current_dir(self.bundle()).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("USER_ID", UID.to_string());
-        command.env("LISTS", self.host.scratch("lists")).env("BIN", self.host.bin()).env("BEFORE", self.before);
+        command.env("LISTS", self.host.scratch("lists")).env("BIN", self.host.bin()).env("BEFORE", &self.before);
         command.env("FACE", self.dir.join("lighter-runtime")).env("XDG_RUNTIME_DIR", self.dir.join("session"));
         command
     }
@@ -68,11 +68,13 @@ impl User {
         self.host.finish(self.command(args), None, DEADLINE)
     }
 
-    /// As [`User::does`], for a command whose streams become the container's: they go nowhere.
-    fn does_silently(&self, args: &[&str]) -> i32 {
-        let mut command = self.command(args);
+    /// As [`User::does`], for a command whose streams become the container's: they go nowhere. It has to succeed.
+    fn leaves(&self, args: &[&str]) {
+        let log = text(&self.bundle().join("log"));
+        let mut command = self.command(&[&["--log", &log], args].concat());
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        command.status().expect("unshare of util-linux").code().unwrap_or(-1)
+        let status = command.status().expect("unshare of util-linux");
+        assert!(status.success(), "{args:?}: {}", std::fs::read_to_string(log).unwrap_or_default());
     }
 
     fn bundle(&self) -> PathBuf {
@@ -185,7 +187,7 @@ fn ids_that_are_lent_are_mapped_when_the_configuration_says_nothing() {
     let words: Vec<&str> = out.split_whitespace().collect();
     let above = (LENT + 1000).to_string();
     assert_eq!(words, ["1000", "1000", "5", "0", &lent, "1000", "1000", "7531", "1", "1001", &above, "64536"], "{out}");
-    assert_eq!(user.does_silently(&["run", "-d", "c"]), 0);
+    user.leaves(&["run", "-d", "c"]);
     user.does(&["delete", "--force", "c"]).ok();
     user.assert_clean();
 
@@ -198,7 +200,7 @@ fn ids_that_are_lent_are_mapped_when_the_configuration_says_nothing() {
         without_map(config);
         config["process"]["user"] = json!({"uid": 1000, "gid": 1000});
     });
-    assert_eq!(user.does_silently(&["run", "-d", "c"]), 0);
+    user.leaves(&["run", "-d", "c"]);
     let out = user.does(&["exec", "c", "sh", "-c", "id -u; cat /proc/self/uid_map; stat -c %u /dev"]).ok().out();
     assert_eq!(out.split_whitespace().collect::<Vec<_>>(), ["1000", "1000", "7531", "1", "1000"], "{out}");
     user.does(&["delete", "--force", "c"]).ok();
@@ -215,7 +217,7 @@ fn every_command_is_an_ordinary_users_too() {
             }
             config["process"]["oomScoreAdj"] = json!(-1000);
         });
-        assert_eq!(user.does_silently(&["create", "--pid-file", &text(&user.bundle().join("pid")), "c"]), 0);
+        user.leaves(&["create", "--pid-file", &text(&user.bundle().join("pid")), "c"]);
         assert_eq!(user.status("c"), "created");
         let pid = user.pid("c");
         assert_eq!(std::fs::read_to_string(user.bundle().join("pid")).expect("a pid file"), pid.to_string());
@@ -340,7 +342,7 @@ fn mounts_take_the_place_of_what_the_kernel_refuses() {
 #[test]
 fn a_procfs_that_is_refused_is_not_the_hosts_instead() {
     let mut user = User::new(false);
-    user.before = HIDE;
+    user.before = HIDE.to_owned();
     user.prepare("ls /proc; cat /proc/*/cmdline | tr '\\0' ' '; grep -c . /proc/meminfo", |_| ());
     let output = user.does(&["run", "c"]);
     assert!(output.exits(1).err().contains("cannot mount proc at /proc"), "{output}");
@@ -387,7 +389,7 @@ fn a_users_own_binary_is_out_of_the_containers_reach() {
     let mut user = User::new(false);
     user.prepare("exec sleep 1000", |_| ());
     let exe = |user: &User| {
-        assert_eq!(user.does_silently(&["create", "c"]), 0);
+        user.leaves(&["create", "c"]);
         let exe = std::fs::read_link(format!("/proc/{}/exe", user.pid("c"))).expect("the host's root may look");
         user.does(&["delete", "--force", "c"]).ok();
         text(&exe)
@@ -398,6 +400,142 @@ fn a_users_own_binary_is_out_of_the_containers_reach() {
     chown(user.host.bin(), Some(UID), Some(UID)).expect("chown");
     std::fs::set_permissions(user.host.bin(), PermissionsExt::from_mode(0o755)).expect("chmod");
     assert_eq!(exe(&user), "/memfd:lighter (deleted)");
+    user.assert_clean();
+}
+
+/// A group that root has made and given to the user, in every hierarchy, with a group below it for the user's own
+/// processes: as systemd's is for a session.
+struct Delegated {
+    name: String,
+}
+
+impl Delegated {
+    fn new() -> Self {
+        let name = runtime_process::unique("delegated");
+        for root in testkit::cgroup::hierarchies() {
+            let top = root.join(&name);
+            if testkit::cgroup::is_v2() {
+                std::fs::write(root.join("cgroup.subtree_control"), "+pids +memory").expect("the controllers");
+            }
+            std::fs::create_dir(&top).expect("make a group");
+            if !testkit::cgroup::is_v2() && root.join("cpuset.cpus").exists() {
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    let all = std::fs::read_to_string(root.join(file)).expect("readable");
+                    std::fs::write(top.join(file), all.trim()).expect("written");
+                }
+            }
+            std::fs::create_dir(top.join("session")).expect("make a group");
+            for dir in [top.clone(), top.join("session")] {
+                for file in ["", "cgroup.procs", "tasks", "cgroup.threads", "cgroup.subtree_control"] {
+                    let file = dir.join(file);
+                    if file.exists() {
+                        chown(file, Some(UID), Some(UID)).expect("chown");
+                    }
+                }
+                for file in ["cpuset.cpus", "cpuset.mems"] {
+                    if dir.join(file).exists() && !testkit::cgroup::is_v2() {
+                        let all = std::fs::read_to_string(root.join(file)).expect("readable");
+                        std::fs::write(dir.join(file), all.trim()).expect("written");
+                    }
+                }
+            }
+        }
+        Self { name }
+    }
+
+    /// The shell's words that enter it.
+    fn enter(&self) -> String {
+        let line = |root: PathBuf| format!("echo $$ >{}/{}/session/cgroup.procs", root.display(), self.name);
+        testkit::cgroup::hierarchies().into_iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        for root in testkit::cgroup::hierarchies() {
+            for dir in [root.join(&self.name).join("session"), root.join(&self.name)] {
+                // A test that failed may have left more, which is found by name.
+                let _ = std::fs::remove_dir(dir);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_group_that_is_given_to_the_user_limits_its_containers() {
+    let mut user = User::new(false);
+    let group = Delegated::new();
+    user.before = group.enter();
+    let v2 = testkit::cgroup::is_v2();
+    let script =
+        "cat /proc/self/cgroup; (sleep 1 & sleep 1 & sleep 1 & sleep 1 & sleep 1 & wait) 2>&1; exec sleep 1000";
+    user.prepare(script, |config| {
+        config["linux"]["resources"] = json!({"pids": {"limit": 4}, "memory": {"limit": 64 << 20}});
+        config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|kind| kind["type"] != "cgroup");
+        if !v2 {
+            config["linux"]["cgroupsPath"] = json!(format!("/{}/lighter-c", group.name));
+        }
+    });
+    user.leaves(&["create", "c"]);
+    let own = std::fs::read_to_string(format!("/proc/{}/cgroup", user.pid("c"))).expect("readable");
+    let here = format!("/{}/lighter-c", group.name);
+    assert!(own.lines().all(|line| line.ends_with(&here)), "{own}");
+    user.does(&["start", "c"]).ok();
+    let read = |file: &str| {
+        let mut roots = testkit::cgroup::hierarchies().into_iter().map(|root| root.join(&here[1..]).join(file));
+        roots.find_map(|path| std::fs::read_to_string(path).ok()).unwrap_or_default().trim().to_owned()
+    };
+    let memory = if v2 { "memory.max" } else { "memory.limit_in_bytes" };
+    assert_eq!((read("pids.max").as_str(), read(memory)), ("4", (64 << 20).to_string()));
+    user.does(&["update", "--pids-limit", "9", "c"]).ok();
+    assert_eq!(read("pids.max"), "9");
+    user.does(&["pause", "c"]).ok();
+    assert_eq!(user.status("c"), "paused");
+    user.does(&["resume", "c"]).ok();
+    assert!(user.does(&["exec", "c", "cat", "/proc/self/cgroup"]).ok().out().lines().all(|line| line.ends_with(&here)));
+    assert_eq!(user.does(&["events", "--stats", "c"]).ok().json()["data"]["pids"]["limit"], 9);
+    assert!(user.does(&["ps", "--format", "json", "c"]).ok().json().as_array().is_some_and(|pids| !pids.is_empty()));
+    user.does(&["delete", "--force", "c"]).ok();
+    assert!(!testkit::cgroup::hierarchies().iter().any(|root| root.join(&here[1..]).exists()), "the group is gone");
+    user.assert_clean();
+}
+
+/// As Podman runs it for an ordinary user: as root of a user namespace that has all there is to have.
+#[test]
+fn root_of_a_user_namespace_has_containers_without_another() {
+    let user = User::new(false);
+    user.prepare("id -u; cat /proc/self/setgroups /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_forward", |config| {
+        without_map(config);
+        let namespaces = config["linux"]["namespaces"].as_array_mut().expect("a list");
+        namespaces.retain(|kind| kind["type"] != "user" && kind["type"] != "pid");
+        namespaces.push(json!({"type": "network"}));
+        let mounts = config["mounts"].as_array_mut().expect("a list");
+        mounts[0] = json!({"destination": "/proc", "source": "/proc", "options": ["rbind"]});
+        for path in ["maskedPaths", "readonlyPaths"] {
+            config["linux"].as_object_mut().expect("an object").remove(path);
+        }
+        config["linux"]["sysctl"] = json!({"net.ipv4.ip_forward": "1"});
+        config["process"]["oomScoreAdj"] = json!(-1000);
+    });
+    let face = text(&user.dir.join("lighter-runtime"));
+    let nested = |manager: &str| {
+        let mut command = user.command(&[]);
+        // The same words, in a user namespace with the own id alone.
+        let words = BECOME.replace("-- \"$FACE\"", "-- unshare --user --map-root-user --mount \"$FACE\"");
+        command = {
+            let mut nested = Command::new("unshare");
+            nested.args(["--mount", "sh", "-c", &words, "sh", "--cgroup-manager", manager, "run", "c"]);
+            nested.env_clear().envs(command.get_envs().filter_map(|(key, value)| Some((key, value?))));
+            nested.current_dir(user.bundle()).stdin(Stdio::null());
+            nested
+        };
+        user.host.finish(command, None, DEADLINE)
+    };
+    for manager in ["cgroupfs", "disabled"] {
+        let output = nested(manager);
+        assert_eq!(output.ok().out(), "0\ndeny\n0\n1", "{face} {output}");
+    }
+    assert!(user.dir.join("session/lighter-runtime").exists(), "it is not the host's root");
     user.assert_clean();
 }
 

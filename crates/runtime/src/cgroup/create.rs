@@ -90,7 +90,7 @@ impl Cgroup {
             let rules = resources.map(|resources| resources.devices.as_slice()).unwrap_or_default();
             match self.apply_devices(&Policy::new(rules)?, state) {
                 Err(Error::Sys(error)) if options.rootless && is_denied(error.errno()) => {}
-                Err(Error::NotFound { .. }) if options.rootless => {}
+                Err(Error::NotFound { .. } | Error::Unsupported { .. }) if options.rootless => {}
                 result => result?,
             }
         }
