@@ -110,7 +110,8 @@ fn a_detached_container_holds_nothing_of_the_caller() {
     let host = Host::with_busybox();
     // `detached` fails by itself when a stream stays open after the command's end.
     let id = host.detached(&[], &["sh", "-c", "echo hello; exec sleep 1000"]);
-    assert_eq!(host.lighter(&["logs", &id]).ok().out(), "hello");
+    let said = || host.lighter(&["logs", &id]).ok().out() == "hello";
+    assert!(testkit::wait::becomes_true(Duration::from_secs(5), said));
 }
 
 #[test]
