@@ -32,6 +32,7 @@ pub struct Host {
     dir: PathBuf,
     root: PathBuf,
     run: PathBuf,
+    bundles: PathBuf,
     bin: PathBuf,
     ids: Mutex<BTreeSet<String>>,
     before: Canary,
@@ -78,8 +79,8 @@ impl Host {
         std::fs::create_dir_all(dir.join("home")).expect("make the test's home");
         std::fs::write(dir.join("bait/file"), "bait").expect("put up bait");
         let before = Canary::look(&[dir.join("bait")]);
-        let (root, run) = (dir.join("root"), dir.join("run"));
-        Self { dir, root, run, bin: binary(), ids: Mutex::default(), before, _turn: turn }
+        let (root, run, bundles) = (dir.join("root"), dir.join("run"), dir.join("bundles"));
+        Self { dir, root, run, bundles, bin: binary(), ids: Mutex::default(), before, _turn: turn }
     }
 
     /// Uses a copy of the binary of this test's own, so that an attack that succeeds spoils nothing else.
@@ -95,6 +96,12 @@ impl Host {
     /// Puts the data root somewhere else, for file systems with faults. The caller removes it.
     pub fn set_root(&mut self, root: PathBuf) {
         self.root = root;
+    }
+
+    /// Puts what describes running containers somewhere else: `/run` is a file system in memory on a real machine. The
+    /// caller removes it.
+    pub fn set_state(&mut self, dir: &Path) {
+        (self.run, self.bundles) = (dir.join("run"), dir.join("bundles"));
     }
 
     /// The binary under test.
@@ -159,7 +166,7 @@ impl Host {
         }
         let mut command = Command::new(face);
         self.prepare(&mut command);
-        command.arg("--root").arg(self.dir.join("bundles")).args(args);
+        command.arg("--root").arg(&self.bundles).args(args);
         command
     }
 

@@ -14,6 +14,9 @@ use super::{Entry, output};
 /// Containers that are up at the same time: shared pages count in proportion.
 const CONTAINERS: usize = 5;
 
+/// When a container counts as idle: an engine may give back what the start needed a little later.
+const SETTLED: std::time::Duration = std::time::Duration::from_millis(2500);
+
 /// The row of the design's table, in kilobytes a container: proportional set size of every process that the engine
 /// keeps for it, without daemons that serve all.
 pub(super) fn idle(host: &Host, peers: &Peers, engines: &[&'static str], image: &str) -> Result<Row, String> {
@@ -21,7 +24,7 @@ pub(super) fn idle(host: &Host, peers: &Peers, engines: &[&'static str], image: 
     for name in ["lighter"].into_iter().chain(engines.iter().copied()) {
         let up: Vec<Idle<'_>> =
             (0..CONTAINERS).map(|_| Idle::start(host, peers, name, image)).collect::<Result<_, _>>()?;
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        std::thread::sleep(SETTLED);
         let keepers = if name == "lighter" { own(host) } else { by_id(&up) };
         let kilobytes = keepers.into_iter().map(proportional).sum::<u64>();
         let each = u32::try_from(kilobytes).unwrap_or(u32::MAX) / u32::try_from(CONTAINERS).unwrap_or(1);

@@ -36,15 +36,23 @@ pub(crate) fn run(words: &[&str]) -> Outcome {
     packages::install_measures()?;
     checks::build()?;
     images::make()?;
-    let host = testkit::Host::alone();
+    let mut host = testkit::Host::alone();
     let peers = Peers::find(&host)?;
+    let state = peers.state();
+    if let Some(state) = &state {
+        host.set_state(state);
+    }
     let rows = match rounds {
         Some(rounds) => rows::measure(&host, &peers, rounds)?,
         None => vec![stores::pull(&host, &peers)],
     };
     let text = report::table(&rows);
     crate::say(&text);
-    report::write(&rows, &peers.described())
+    report::write(&rows, &peers.described())?;
+    drop((peers, host));
+    // Nothing runs any more; a directory that resists is in memory only.
+    drop(state.map(std::fs::remove_dir_all));
+    Ok(())
 }
 
 /// A command of a row, made anew for every round (the number makes names unique), and its name.

@@ -89,6 +89,11 @@ impl Peers {
         }
     }
 
+    /// Where the engine under test keeps what describes running containers: beside the peers' own, in memory like theirs.
+    pub(super) fn state(&self) -> Option<PathBuf> {
+        Some(self.tree.as_ref()?.join(format!("run/lighter-bench-{}", std::process::id())))
+    }
+
     /// The shared directory, as this machine names it.
     pub(crate) fn shared(&self) -> &Path {
         &self.shared
