@@ -28,6 +28,8 @@ fn main() -> ExitCode {
     let file_name = name.as_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
     let code = if name.as_bytes().starts_with(b"lighter-monitor") {
         container::monitor::main()
+    } else if name == engine::jail::ARGUMENT {
+        engine::jail::main()
     } else if file_name == b"lighter-runtime" {
         oci_face::main(args.collect())
     } else if file_name.ends_with(b"hello") && is_set("LIGHTER_HELLO") {

@@ -126,6 +126,7 @@ impl From<storage::Error> for Error {
             | Below::Malformed { .. }
             | Below::Refused { .. }
             | Below::Limit { .. }
+            | Below::Unpack(_)
             | Below::NoLayers => Self::new(ErrorKind::BadImage, error.to_string()),
             Below::Source(_) => Self::new(ErrorKind::BadImage, "cannot read the layer archive").because(error),
             Below::OtherVersion { .. } => {

@@ -35,6 +35,8 @@ pub use images::{
 };
 pub use info::Info;
 pub use paths::Paths;
+/// What the program has to enter when it is called by [`jail::ARGUMENT`].
+pub use storage::jail;
 pub use volumes::{NewVolume, VolumeDetails, VolumeFilter};
 
 use std::fmt;

@@ -4,7 +4,7 @@
 //! the sink's writing. The sink reads it and calls [`LayerStream::verify`]; once all layers of the image are there it
 //! makes them visible.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use oci::Digest;
@@ -161,18 +161,27 @@ impl LayerStream {
     }
 }
 
-impl Read for LayerStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+impl BufRead for LayerStream {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.position == self.current.len() {
             match &self.end {
                 None => self.advance(),
-                Some(Ok(())) => return Ok(0),
+                Some(Ok(())) => break,
                 Some(Err(error)) => return Err(io::Error::other(error.to_string())),
             }
         }
-        let n = buf.len().min(self.current.len() - self.position);
-        buf[..n].copy_from_slice(&self.current[self.position..self.position + n]);
-        self.position += n;
+        Ok(&self.current[self.position..])
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.position = (self.position + n).min(self.current.len());
+    }
+}
+
+impl Read for LayerStream {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let n = self.fill_buf()?.read(buf)?;
+        self.consume(n);
         Ok(n)
     }
 }

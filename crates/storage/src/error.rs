@@ -44,6 +44,12 @@ pub enum Error {
         /// The bound.
         limit: u64,
     },
+    /// What the process that unpacks found wrong with the archive, in the words of the errors above.
+    #[error("{0}")]
+    Unpack(String),
+    /// The process that unpacks did not come to its end: it was killed, or has crashed.
+    #[error("the process that unpacks the layer {0}")]
+    Jail(String),
     /// A layer is not in the store.
     #[error("layer {0} is not in the store")]
     MissingLayer(Digest),

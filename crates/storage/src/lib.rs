@@ -1,6 +1,7 @@
 //! Layers on disk, the writable layer of a container, and what user namespaces need of a file system.
 //!
 //! - [`layers`]: immutable layers, complete as soon as their name exists; [`staging`] is how one comes to be.
+//! - [`jail`]: the process that an archive is unpacked in.
 //! - [`archive`]: bounds on layer archives; reading tar is ours, so that no reader disagrees with the one that writes.
 //! - [`snapshot`]: upper and work directory of a container, and the overlay they form with an image's layers.
 //! - [`volumes`]: directories that outlive containers, and the image's content they get at first.
@@ -18,6 +19,7 @@ pub mod export;
 mod extract;
 pub mod idmap;
 mod inherit;
+pub mod jail;
 pub mod layers;
 pub mod ranges;
 mod record;

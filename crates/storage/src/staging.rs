@@ -1,6 +1,6 @@
 //! A layer that is being made.
 
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use sys::Context;
 
 use crate::archive::Limits;
 use crate::error::{Error, Result};
-use crate::extract::{Outcome, extract};
+use crate::extract::{self, Outcome, extract};
 use crate::inherit;
+use crate::jail::Jail;
 use crate::layers::{Dirs, LayerStore, open_dir, unique_name};
 use crate::record::{LayerRecord, VERSION};
 use crate::tree::{self, Tree};
@@ -86,9 +87,29 @@ impl Staging {
     pub fn apply(&mut self, tar: &mut dyn Read, limits: &Limits) -> Result<LayerStats> {
         let before = self.outcome.take().unwrap_or_default();
         let mut outcome = extract(&mut self.tree, tar, limits)?;
+        extract::finish(self.tree.root(), &outcome)?;
         outcome.max_uid = outcome.max_uid.max(before.max_uid);
         outcome.max_gid = outcome.max_gid.max(before.max_gid);
         outcome.root_opaque |= before.root_opaque;
+        Ok(self.unpacked(outcome))
+    }
+
+    /// Unpacks an uncompressed tar archive into the empty layer, in a process of its own that is confined to it (see
+    /// [`jail`](crate::jail)), within [`Limits::default`]. The running program must be one that enters
+    /// [`jail::main`](crate::jail::main). After an error the layer can only be dropped.
+    ///
+    /// # Errors
+    /// [`Error::Source`]; [`Error::Unpack`] for what is wrong with the archive; [`Error::Jail`] when the process did not
+    /// come to its end; [`Error::Sys`] for what is wrong here.
+    pub fn unpack(&mut self, tar: &mut dyn BufRead) -> Result<LayerStats> {
+        let mut jail = Jail::start(self.tree.root())?;
+        jail.feed(tar)?;
+        let outcome = jail.finish()?;
+        extract::finish(self.tree.root(), &outcome)?;
+        Ok(self.unpacked(outcome))
+    }
+
+    fn unpacked(&mut self, outcome: Outcome) -> LayerStats {
         let stats = LayerStats {
             bytes: outcome.bytes,
             inodes: outcome.inodes,
@@ -97,7 +118,7 @@ impl Staging {
             implicit_dirs: outcome.implicit.len() as u64,
         };
         self.outcome = Some(outcome);
-        Ok(stats)
+        stats
     }
 
     /// Makes the layer durable and puts it into the store under its chain id. `parents` is the chain below it, base

@@ -8,7 +8,7 @@ use rustix::io::Errno;
 use sys::Context;
 
 use crate::error::{Error, Result, lossy};
-use crate::{walk, xattr};
+use crate::walk;
 
 /// Tries of `openat2` that end in EAGAIN: the kernel gives up on a `..` below a root while anything anywhere is renamed
 /// or mounted (openat2(2)).
@@ -21,6 +21,8 @@ pub(crate) struct Tree {
     cached: Option<(Vec<u8>, OwnedFd)>,
     /// Inodes of directories that no entry described.
     pub(crate) implicit: HashSet<u64>,
+    /// Inodes of directories that hide what lower layers have in them. They are marked when the tree is complete.
+    pub(crate) opaque: HashSet<u64>,
     /// Something was replaced, so counts made on the way are wrong.
     pub(crate) replaced: bool,
     /// Inodes made on the way, the root included.
@@ -65,7 +67,15 @@ impl Tree {
     /// A tree on an open, empty directory, which is implicit until an entry describes it.
     pub(crate) fn new(root: OwnedFd) -> Result<Self> {
         let inode = rustix::fs::fstat(&root).at("fstat", "the layer's root")?.st_ino;
-        Ok(Self { root, cached: None, implicit: HashSet::from([inode]), replaced: false, inodes: 1, bytes: 0 })
+        Ok(Self {
+            root,
+            cached: None,
+            implicit: HashSet::from([inode]),
+            opaque: HashSet::new(),
+            replaced: false,
+            inodes: 1,
+            bytes: 0,
+        })
     }
 
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
@@ -134,10 +144,19 @@ impl Tree {
         };
         self.inodes += 1;
         let made = open_last(dir, name).at("openat", lossy(path))?;
-        if opaque {
-            xattr::set_opaque(&made)?;
-        }
+        self.note_new(&made, opaque, path)?;
         Ok(made)
+    }
+
+    /// Takes note of a new directory, whose inode number may have been a removed one's; gives the number.
+    fn note_new(&mut self, dir: &OwnedFd, opaque: bool, path: &[u8]) -> Result<u64> {
+        let inode = rustix::fs::fstat(dir).at("fstat", lossy(path))?.st_ino;
+        if opaque {
+            self.opaque.insert(inode);
+        } else {
+            self.opaque.remove(&inode);
+        }
+        Ok(inode)
     }
 
     /// The directory that an entry describes: made, or the one that is there with what it holds. What was not a
@@ -150,7 +169,7 @@ impl Tree {
         }
         let (parent, name) = split(path);
         let dir = self.dir(parent)?;
-        let mut opaque = false;
+        let (mut opaque, mut new) = (false, true);
         match rustix::fs::mkdirat(dir, name, Mode::RWXU) {
             Ok(()) => self.inodes += 1,
             Err(Errno::EXIST) => {
@@ -159,6 +178,8 @@ impl Tree {
                     rustix::fs::unlinkat(dir, name, AtFlags::empty()).at("unlinkat", lossy(path))?;
                     rustix::fs::mkdirat(dir, name, Mode::RWXU).at("mkdirat", lossy(path))?;
                     opaque = true;
+                } else {
+                    new = false;
                 }
             }
             Err(errno) => return Err(sys::Error::new("mkdirat", lossy(path), errno).into()),
@@ -167,10 +188,12 @@ impl Tree {
             self.forget();
         }
         let dir = open_last(self.dir(parent)?, name).at("openat", lossy(path))?;
-        if opaque {
-            xattr::set_opaque(&dir)?;
-        }
-        self.implicit.remove(&rustix::fs::fstat(&dir).at("fstat", lossy(path))?.st_ino);
+        let inode = if new {
+            self.note_new(&dir, opaque, path)?
+        } else {
+            rustix::fs::fstat(&dir).at("fstat", lossy(path))?.st_ino
+        };
+        self.implicit.remove(&inode);
         Ok(dir)
     }
 
@@ -204,7 +227,7 @@ impl Tree {
 }
 
 /// Opens a directory by its last component, following no link.
-fn open_last(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+pub(crate) fn open_last(dir: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::openat(dir, name, flags, Mode::empty())
 }

@@ -202,6 +202,38 @@ pub fn write_all(file: impl AsFd, mut bytes: &[u8], name: impl std::fmt::Display
     Ok(())
 }
 
+/// Sets the permission bits of what `name` in `dir` is, never of what it links to (fchmodat2(2), kernel 6.6; before, a look
+/// that it is no link comes first, so nobody else may be at work in `dir`).
+///
+/// # Errors
+/// `ELOOP` or `EOPNOTSUPP` for a symbolic link, otherwise fchmodat2(2)'s.
+pub fn chmod_no_follow(dir: impl AsFd, name: &[u8], mode: u32) -> Result<()> {
+    let shown = || String::from_utf8_lossy(name).into_owned();
+    let path = std::ffi::CString::new(name).map_err(|_| Error::new("fchmodat2", shown(), Errno::INVAL))?;
+    // SAFETY: the path is NUL-terminated and lives across the call; the other arguments are integers.
+    let status = unsafe {
+        libc::syscall(
+            crate::file_calls::SYS_FCHMODAT2,
+            dir.as_fd().as_raw_fd(),
+            path.as_ptr(),
+            mode,
+            libc::AT_SYMLINK_NOFOLLOW,
+        )
+    };
+    if status == 0 {
+        return Ok(());
+    }
+    match Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO) {
+        Errno::NOSYS => {}
+        errno => return Err(Error::new("fchmodat2", shown(), errno)),
+    }
+    let stat = rustix::fs::statat(&dir, &path, rustix::fs::AtFlags::SYMLINK_NOFOLLOW).at("fstatat", shown())?;
+    if rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::Symlink {
+        return Err(Error::new("fchmodat", shown(), Errno::LOOP));
+    }
+    rustix::fs::chmodat(dir, &path, Mode::from_raw_mode(mode), rustix::fs::AtFlags::empty()).at("fchmodat", shown())
+}
+
 /// Whether a change is on the disk before the call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {

@@ -8,6 +8,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod error;
+pub mod file_calls;
 pub mod fs;
 pub mod memory;
 pub mod mount;

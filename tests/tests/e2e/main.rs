@@ -13,6 +13,7 @@ mod images;
 mod input;
 mod interleavings;
 mod isolation;
+mod jail;
 mod labels;
 mod lifecycle;
 mod limits;

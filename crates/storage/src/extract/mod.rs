@@ -7,15 +7,15 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid};
 use rustix::io::Errno;
 use sys::Context;
 
 use crate::archive::{Entry, Kind, Limits, Reader};
 use crate::error::{Error, Result, lossy};
-use crate::tree::{Tree, is_whiteout, open_dir, split};
+use crate::tree::{Tree, is_whiteout, open_dir, open_last, split};
 use crate::walk::{Meter, Visitor};
 use crate::{walk, xattr};
 
@@ -37,9 +37,26 @@ pub(crate) struct Outcome {
     pub(crate) implicit: Vec<Vec<u8>>,
     /// The root hides everything below it.
     pub(crate) root_opaque: bool,
+    /// Directories that hide what lower layers have in them, by their real path.
+    pub(crate) opaque: Vec<Vec<u8>>,
+    /// Attributes that only the host's administrator may set.
+    pub(crate) trusted: Vec<Trusted>,
 }
 
-/// Unpacks an archive.
+/// An extended attribute in the `trusted` name space, which takes a privilege that unpacking does without: it is set
+/// when the tree is complete. The inode tells whether the name still is that file.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Trusted {
+    pub(crate) path: Vec<u8>,
+    pub(crate) inode: u64,
+    pub(crate) name: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
+/// Bytes that all trusted attributes of a layer may have together, names and paths included.
+const TRUSTED_BYTES: u64 = 16 << 20;
+
+/// Unpacks an archive. What takes `CAP_SYS_ADMIN` is left to [`finish`].
 ///
 /// # Errors
 /// Those of reading the archive, of names that lead out, of limits, and of the system calls that make the entries.
@@ -51,6 +68,7 @@ pub(crate) fn extract(tree: &mut Tree, source: &mut dyn Read, limits: &Limits) -
         limits,
         times: HashMap::new(),
         outcome: Outcome::default(),
+        trusted_bytes: 0,
         path: Vec::new(),
         link: Vec::new(),
     };
@@ -60,12 +78,54 @@ pub(crate) fn extract(tree: &mut Tree, source: &mut dyn Read, limits: &Limits) -
     extractor.finish()
 }
 
+/// Does what [`extract`] left over: marks directories as opaque and sets trusted attributes. `outcome` may come from a
+/// process that the archive has taken over, so every name is resolved inside the tree, and only files and directories
+/// are opened.
+///
+/// # Errors
+/// Those of the system calls.
+pub(crate) fn finish(root: BorrowedFd<'_>, outcome: &Outcome) -> Result<()> {
+    for path in &outcome.opaque {
+        // Step by step: the real path of a directory may be longer than one that can be named.
+        let mut dir = open_dir(root, b"").at("openat2", ".")?;
+        for name in path.split(|&byte| byte == b'/').filter(|name| !name.is_empty()) {
+            dir = open_last(dir.as_fd(), name).at("openat", lossy(path))?;
+        }
+        xattr::set_opaque(&dir)?;
+    }
+    for Trusted { path, inode, name, value } in &outcome.trusted {
+        let (parent, last) = split(path);
+        let last = if last.is_empty() { b"." } else { last };
+        let dir = match open_dir(root, parent) {
+            Err(Errno::NOENT | Errno::NOTDIR) => continue,
+            dir => dir.at("openat2", lossy(path))?,
+        };
+        match rustix::fs::statat(&dir, last, AtFlags::SYMLINK_NOFOLLOW) {
+            // A later entry took its place.
+            Err(Errno::NOENT) => continue,
+            Ok(stat) if stat.st_ino != *inode => continue,
+            Ok(stat) => {
+                let kind = FileType::from_raw_mode(stat.st_mode);
+                if !matches!(kind, FileType::RegularFile | FileType::Directory) || !xattr::allowed(name) {
+                    return Err(Error::Refused { entry: lossy(path), reason: "it can have no trusted attribute" });
+                }
+            }
+            Err(errno) => return Err(sys::Error::new("fstatat", lossy(path), errno).into()),
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&dir, last, flags, Mode::empty()).at("openat", lossy(path))?;
+        xattr::set(&file, name, value)?;
+    }
+    Ok(())
+}
+
 struct Extractor<'t> {
     tree: &'t mut Tree,
     limits: &'t Limits,
     /// Modification times that directories get at the end, by inode.
     times: HashMap<u64, Timespec>,
     outcome: Outcome,
+    trusted_bytes: u64,
     /// The current entry's cleaned names.
     path: Vec<u8>,
     link: Vec<u8>,
@@ -86,9 +146,8 @@ impl Extractor<'_> {
             Meaning::Ignored => return Ok(()),
             Meaning::Opaque => {
                 let dir = split(path).0;
-                xattr::set_opaque(self.tree.dir(dir)?)?;
-                // A link may lead to the root, so its name alone does not tell.
-                self.outcome.root_opaque = self.outcome.root_opaque || xattr::is_opaque(self.tree.root())?;
+                let inode = rustix::fs::fstat(self.tree.dir(dir)?).at("fstat", lossy(dir))?.st_ino;
+                self.tree.opaque.insert(inode);
                 return Ok(());
             }
             Meaning::Whiteout(hidden) => {
@@ -136,9 +195,7 @@ impl Extractor<'_> {
         }
         self.tree.bytes += stored;
         own(file.as_fd(), entry, path)?;
-        for (name, value) in entry.xattrs.iter().filter(|(name, _)| xattr::allowed(name)) {
-            xattr::set(&file, name, value)?;
-        }
+        self.attributes(file.as_fd(), entry, path)?;
         rustix::fs::futimens(&file, &modified(entry.mtime)).at("futimens", lossy(path))?;
         Ok(())
     }
@@ -146,11 +203,26 @@ impl Extractor<'_> {
     fn directory(&mut self, entry: &Entry, path: &[u8]) -> Result<()> {
         let dir = self.tree.described_dir(path)?;
         own(dir.as_fd(), entry, path)?;
-        for (name, value) in entry.xattrs.iter().filter(|(name, _)| xattr::allowed(name)) {
-            xattr::set(&dir, name, value)?;
-        }
+        self.attributes(dir.as_fd(), entry, path)?;
         let inode = rustix::fs::fstat(&dir).at("fstat", lossy(path))?.st_ino;
         self.times.insert(inode, entry.mtime);
+        Ok(())
+    }
+
+    fn attributes(&mut self, file: BorrowedFd<'_>, entry: &Entry, path: &[u8]) -> Result<()> {
+        for (name, value) in entry.xattrs.iter().filter(|(name, _)| xattr::allowed(name)) {
+            if !name.starts_with(b"trusted.") {
+                xattr::set(file, name, value)?;
+                continue;
+            }
+            self.trusted_bytes += (path.len() + name.len() + value.len()) as u64;
+            if self.trusted_bytes > TRUSTED_BYTES {
+                return Err(Error::Limit { what: "bytes in trusted attributes", limit: TRUSTED_BYTES });
+            }
+            let inode = rustix::fs::fstat(file).at("fstat", lossy(path))?.st_ino;
+            let (path, name, value) = (path.to_vec(), name.clone(), value.clone());
+            self.outcome.trusted.push(Trusted { path, inode, name, value });
+        }
         Ok(())
     }
 
@@ -210,13 +282,10 @@ impl Extractor<'_> {
         self.tree.inodes += 1;
         let (parent, name) = split(path);
         let dir = self.tree.dir(parent)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let node = rustix::fs::openat(dir, name, flags, Mode::empty()).at("openat", lossy(path))?;
         let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-        rustix::fs::chownat(&node, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH).at("fchownat", lossy(path))?;
-        // fchmod refuses such a descriptor, and opening a device for real would reach its driver.
-        let own = format!("/proc/self/fd/{}", node.as_raw_fd());
-        rustix::fs::chmodat(CWD, own, Mode::from_raw_mode(entry.mode), AtFlags::empty()).at("fchmodat", lossy(path))?;
+        rustix::fs::chownat(dir, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).at("fchownat", lossy(path))?;
+        // Not by descriptor: opening a device for real would reach its driver.
+        sys::fs::chmod_no_follow(dir, name, entry.mode)?;
         rustix::fs::utimensat(dir, name, &modified(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
             .at("utimensat", lossy(path))?;
         Ok(())
@@ -232,10 +301,13 @@ impl Extractor<'_> {
     fn finish(self) -> Result<Outcome> {
         let Self { tree, times, mut outcome, .. } = self;
         let meter = tree.replaced.then(Meter::default);
-        let mut last = Last { tree, times, implicit: Vec::new(), meter };
+        let mut last = Last { tree, times, implicit: Vec::new(), opaque: Vec::new(), meter };
         let root = open_dir(last.tree.root(), b"").at("openat2", ".")?;
         walk::walk(root, &mut last)?;
         outcome.implicit = last.implicit;
+        // The walk begins with the root, whose path is empty.
+        outcome.root_opaque = last.opaque.first().is_some_and(Vec::is_empty);
+        outcome.opaque = last.opaque;
         (outcome.bytes, outcome.inodes) = match last.meter {
             Some(meter) => (meter.usage.bytes, meter.usage.inodes),
             None => (last.tree.bytes, last.tree.inodes),
@@ -254,6 +326,7 @@ struct Last<'t> {
     tree: &'t Tree,
     times: HashMap<u64, Timespec>,
     implicit: Vec<Vec<u8>>,
+    opaque: Vec<Vec<u8>>,
     meter: Option<Meter>,
 }
 
@@ -265,6 +338,9 @@ impl Visitor for Last<'_> {
     fn enter(&mut self, path: &[u8], inode: u64) -> Result<()> {
         if self.tree.implicit.contains(&inode) {
             self.implicit.push(path.to_vec());
+        }
+        if self.tree.opaque.contains(&inode) {
+            self.opaque.push(path.to_vec());
         }
         self.meter.as_mut().map_or(Ok(()), |meter| meter.enter(path, inode))
     }

@@ -32,7 +32,9 @@ impl Jail {
 
     fn apply_with(&self, archive: &[u8], limits: &Limits) -> Result<Outcome> {
         let root = fs::File::open(self.root()).unwrap().into();
-        let result = extract(&mut Tree::new(root).unwrap(), &mut &archive[..], limits);
+        let mut tree = Tree::new(root).unwrap();
+        let result = extract(&mut tree, &mut &archive[..], limits);
+        let result = result.and_then(|outcome| finish(tree.root(), &outcome).map(|()| outcome));
         assert_eq!(look(&self.scratch.path().join("canary")), self.before, "the canary changed");
         assert_eq!(fs::read_dir(self.scratch.path()).unwrap().count(), 2, "something appeared outside");
         result
