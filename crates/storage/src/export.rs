@@ -20,6 +20,8 @@ use crate::xattr;
 const BLOCK: usize = 512;
 /// Bytes of a file read at a time.
 const CHUNK: usize = 256 << 10;
+/// Most bytes of a file's list of attributes, and of one of them (`XATTR_LIST_MAX` and `XATTR_SIZE_MAX`, xattr(7)).
+const XATTR_MAX: usize = 1 << 16;
 /// Most bytes of a name in a ustar header; longer ones go into a PAX header.
 const NAME_MAX: usize = 100;
 
@@ -67,7 +69,8 @@ impl LayerStore {
 pub fn export(root: impl AsFd, out: &mut dyn Write) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::openat(root, c".", flags, Mode::empty()).at("openat", "/")?;
-    let mut exporter = Exporter { out, dir: Vec::new(), names: HashMap::new(), buffer: vec![0; CHUNK] };
+    let mut exporter =
+        Exporter { out, dir: Vec::new(), names: HashMap::new(), buffer: vec![0; CHUNK], list: Vec::new() };
     walk::walk(root, &mut exporter)?;
     exporter.write(&[0; 2 * BLOCK])
 }
@@ -79,6 +82,8 @@ struct Exporter<'a> {
     /// The first name of each file that has several.
     names: HashMap<(u64, u64), Vec<u8>>,
     buffer: Vec<u8>,
+    /// Room for the names of a file's attributes, once a file has any.
+    list: Vec<u8>,
 }
 
 /// What an entry's headers say.
@@ -123,7 +128,7 @@ impl Visitor for Exporter<'_> {
             }
             self.names.insert(identity, path.clone());
         }
-        entry.attributes = attributes(dir, name)?;
+        entry.attributes = attributes(dir, name, &mut self.list)?;
         match kind {
             FileType::RegularFile => return self.file(dir, name, entry),
             FileType::Symlink => {
@@ -144,7 +149,7 @@ impl Visitor for Exporter<'_> {
             return Ok(());
         }
         let stat = rustix::fs::fstat(dir).at("fstat", lossy(path))?;
-        let attributes = attributes(dir, c".")?;
+        let attributes = attributes(dir, c".", &mut self.list)?;
         let name = [path, b"/"].concat();
         self.header(&Entry { name: &name, kind: b'5', stat: &stat, size: 0, link: &[], attributes })
     }
@@ -279,25 +284,33 @@ fn record(records: &mut Vec<u8>, key: &[u8], value: &[u8]) {
 }
 
 /// The extended attributes that an image may bring, of a file that may be of any kind. One whose name has an equals sign
-/// cannot be said in a PAX header.
-fn attributes(dir: BorrowedFd<'_>, name: &CStr) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
+/// cannot be said in a PAX header. `list` is room that is used again: most files have none, and none costs no memory.
+fn attributes(dir: BorrowedFd<'_>, name: &CStr, list: &mut Vec<u8>) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
     // By path, because a link or device cannot be opened for it; the last component is not followed.
     let path = [format!("/proc/self/fd/{}/", dir.as_raw_fd()).as_bytes(), name.to_bytes()].concat();
     let Ok(path) = CString::new(path) else { return Ok(Vec::new()) };
     let shown = || name.to_string_lossy().into_owned();
-    let mut names = vec![0; 1 << 16];
-    let size = match rustix::fs::llistxattr(&path, &mut names[..]) {
-        Err(Errno::NOENT | Errno::OPNOTSUPP) => return Ok(Vec::new()),
+    let missing = |errno| matches!(errno, Errno::NOENT | Errno::NODATA | Errno::OPNOTSUPP);
+    let mut empty: [u8; 0] = [];
+    match rustix::fs::llistxattr(&path, &mut empty) {
+        Ok(0) => return Ok(Vec::new()),
+        Ok(_) => list.resize(XATTR_MAX, 0),
+        Err(errno) if missing(errno) => return Ok(Vec::new()),
+        Err(errno) => return Err(sys::Error::new("llistxattr", shown(), errno).into()),
+    }
+    let size = match rustix::fs::llistxattr(&path, &mut list[..]) {
+        Err(errno) if missing(errno) => return Ok(Vec::new()),
         size => size.at("llistxattr", shown())?,
     };
     let mut found = Vec::new();
-    for key in names[..size].split(|&byte| byte == 0).filter(|key| xattr::allowed(key) && !key.contains(&b'=')) {
-        let mut value = vec![0; 1 << 16];
+    for key in list[..size].split(|&byte| byte == 0).filter(|key| xattr::allowed(key) && !key.contains(&b'=')) {
+        let mut value = vec![0; XATTR_MAX];
         let size = match rustix::fs::lgetxattr(&path, key, &mut value[..]) {
-            Err(Errno::NODATA | Errno::NOENT) => continue,
+            Err(errno) if missing(errno) => continue,
             size => size.at("lgetxattr", shown())?,
         };
         value.truncate(size);
+        value.shrink_to_fit();
         found.push((key.to_vec(), value));
     }
     found.sort();
