@@ -359,13 +359,18 @@ fn a_container_that_cannot_be_read_may_use_any_volume() {
 #[test]
 fn what_cannot_be_made_leaves_no_volumes() {
     let host = Host::new();
-    let declared: serde_json::Map<String, serde_json::Value> =
-        (0..400).map(|number| (format!("/v/{number}"), json!({}))).collect();
-    host.load(&Image::busybox("many:1").set("Volumes", declared.into()));
+    let declaring = |count: usize| -> serde_json::Value {
+        let declared = (0..count).map(|number| (format!("/v/{number}"), json!({})));
+        declared.collect::<serde_json::Map<_, _>>().into()
+    };
+    host.load(&Image::busybox("flood:1").set("Volumes", declaring(100_000)));
+    host.lighter(&["create", "flood:1"])
+        .rejected("the image declares 100000 volumes, more than the 128 that are allowed");
+    host.load(&Image::busybox("many:1").set("Volumes", declaring(128)));
     let create = host.command(&["create", "many:1"]);
     // Each volume is held open by a descriptor until the container's record is there.
     let mut limited = std::process::Command::new("sh");
-    limited.args(["-c", r#"ulimit -n 100; exec "$0" "$@""#]).arg(create.get_program()).args(create.get_args());
+    limited.args(["-c", r#"ulimit -n 60; exec "$0" "$@""#]).arg(create.get_program()).args(create.get_args());
     limited.stdin(std::process::Stdio::null());
     host.finish(limited, None, Duration::from_secs(60)).rejected("Too many open files");
     assert_eq!(volumes(&host), BTreeSet::new());

@@ -16,6 +16,10 @@ use crate::specgen::mounts::clean_target;
 use crate::volumes::{check_driver, check_options, device_of, parse_name};
 use crate::{Engine, Error, ErrorKind, Result};
 
+/// Volumes that an image may declare: each is a directory made, a lock held and a mount at every start. Real images have
+/// fewer than ten.
+const DECLARED_MOST: usize = 128;
+
 /// The part of [`Said`] that tells of volumes.
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -53,6 +57,12 @@ impl Engine {
         }
         if !said && image.volumes.is_empty() && spec.volumes_from.is_empty() {
             return Ok(None);
+        }
+        if image.volumes.len() > DECLARED_MOST {
+            let declared = image.volumes.len();
+            let sentence =
+                format!("the image declares {declared} volumes, more than the {DECLARED_MOST} that are allowed");
+            return Err(Error::new(ErrorKind::BadImage, sentence));
         }
         let mut spec = spec.clone();
         let mut others = Vec::new();
