@@ -124,6 +124,7 @@ pub(crate) const GROUPS: &[Group] = &[
 
 const FORMAT: Flag = Flag::one("format", "TEMPLATE", "json, table, or a Go template").short('f');
 const FORMAT_LONG: Flag = Flag::one("format", "TEMPLATE", "json, table, or a Go template");
+const DEEP: Flag = Flag::switch("deep", "Unpack every layer again and compare it with the one in the store");
 const KEYS: Flag = Flag::one("detach-keys", "KEYS", "Keys that detach from a terminal, as ctrl-p,ctrl-q");
 const SIG_PROXY: Flag = Flag::switch("sig-proxy", "Forward signals to the process (on unless =false)");
 const PLATFORM: Flag = Flag::one("platform", "OS/ARCH", "Platform of the image");
@@ -507,14 +508,14 @@ pub(crate) const VERBS: &[Verb] = &[
         "store check",
         "Verify all blobs, images, layers and volumes; exit code 1 when something is wrong",
         Words::new("", 0, Some(0)),
-        &[&[FORMAT]],
+        &[&[FORMAT, DEEP]],
         store::parse_check,
     )),
     hidden(plain(
         "store repair",
         "Fetch or unpack again what is damaged, or remove it",
         Words::new("", 0, Some(0)),
-        &[&[FORMAT]],
+        &[&[FORMAT, DEEP]],
         store::parse_repair,
     )),
     hidden(plain(

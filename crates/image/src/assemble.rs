@@ -140,7 +140,7 @@ impl Assembly<'_> {
         self.progress.begin(&layers);
         self.layers(&layers)?;
         let chain: Vec<Digest> = layers.iter().map(|layer| layer.chain_id.clone()).collect();
-        self.sink.commit(&chain).map_err(|source| match source.downcast::<Error>() {
+        let highest_id = self.sink.commit(&chain).map_err(|source| match source.downcast::<Error>() {
             Ok(own) => *own,
             Err(source) => Error::Commit { image: target.digest.clone(), source },
         })?;
@@ -155,6 +155,7 @@ impl Assembly<'_> {
             config_blob: manifest.config,
             platform,
             layers,
+            highest_id,
             created: config.created,
             author: config.author,
             comment: config.comment,

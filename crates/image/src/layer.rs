@@ -32,11 +32,11 @@ pub trait LayerSink: Sync {
 
     /// Makes the layers of one image durable and visible under their ChainIDs. `chain` is all of them, bottom first;
     /// each was unpacked or is contained. Called once an image, so that one synchronisation of the disk serves all of
-    /// its layers.
+    /// its layers. Gives the greatest owner or group of any file in them, where the sink knows it.
     ///
     /// # Errors
     /// Whatever went wrong; the image does not come in then.
-    fn commit(&self, chain: &[Digest]) -> Result<(), BoxError>;
+    fn commit(&self, chain: &[Digest]) -> Result<Option<u32>, BoxError>;
 }
 
 /// One layer to unpack.

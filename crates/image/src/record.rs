@@ -27,6 +27,10 @@ pub struct ImageRecord {
     pub platform: Platform,
     /// The layers, bottom first.
     pub layers: Vec<LayerRecord>,
+    /// The greatest owner or group of any file in the layers, so that `create` need not ask each layer. Records of the
+    /// first versions do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest_id: Option<u32>,
     /// Bytes of manifest, configuration and layers as stored, compressed.
     pub size: u64,
     /// When the image was made, RFC 3339, as its configuration says.

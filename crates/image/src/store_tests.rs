@@ -38,6 +38,7 @@ fn image(seed: &str, name: Option<&str>) -> ImageRecord {
             diff_id: digest("diff"),
             chain_id: digest("diff"),
         }],
+        highest_id: None,
         size: 40,
         created: None,
         author: String::new(),

@@ -14,6 +14,7 @@
 
 pub mod archive;
 mod check;
+mod compare;
 pub mod error;
 pub mod export;
 mod extract;

@@ -109,6 +109,15 @@ impl Staging {
         Ok(self.unpacked(outcome))
     }
 
+    pub(crate) fn dirs(&self) -> &Dirs {
+        &self.dirs
+    }
+
+    /// Directories that no entry described, by their real path.
+    pub(crate) fn implicit(&self) -> &[Vec<u8>] {
+        self.outcome.as_ref().map_or(&[], |outcome| &outcome.implicit)
+    }
+
     fn unpacked(&mut self, outcome: Outcome) -> LayerStats {
         let stats = LayerStats {
             bytes: outcome.bytes,

@@ -72,6 +72,29 @@ pub(crate) fn copy(from: impl AsFd, to: impl AsFd) -> sys::Result<()> {
     Ok(())
 }
 
+/// Every attribute that a layer's file has by its archive, or by overlayfs's mark, sorted.
+///
+/// # Errors
+/// Those of `flistxattr` and `fgetxattr`.
+pub(crate) fn all(file: impl AsFd) -> sys::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let size = match rustix::fs::flistxattr_query(&file) {
+        Ok(0) | Err(Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        size => size.at("flistxattr", "")?,
+    };
+    let mut names = vec![0; size];
+    let size = rustix::fs::flistxattr(&file, &mut names[..]).at("flistxattr", "")?;
+    let mut found = Vec::new();
+    for name in names[..size].split(|&b| b == 0).filter(|name| allowed(name) || *name == OPAQUE.as_bytes()) {
+        let size = rustix::fs::fgetxattr_query(&file, name).at("fgetxattr", String::from_utf8_lossy(name))?;
+        let mut value = vec![0; size];
+        let size = rustix::fs::fgetxattr(&file, name, &mut value[..]).at("fgetxattr", String::from_utf8_lossy(name))?;
+        value.truncate(size);
+        found.push((name.to_vec(), value));
+    }
+    found.sort();
+    Ok(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use testkit::image::Packing;
 use testkit::registry::Registry;
+use testkit::tarball::Tar;
 use testkit::{Host, Image};
 
 /// The largest file, or the first directory, in `dir`.
@@ -80,6 +81,82 @@ fn damaged_layers_are_unpacked_again() {
     std::fs::write(dir.join("meta"), "{").expect("damaged");
     assert_eq!(kinds(&host), ["layer"]);
     cured(&host, "busybox");
+}
+
+#[test]
+fn a_changed_byte_is_seen_by_a_deep_check_and_repaired() {
+    use std::os::unix::fs::{PermissionsExt as _, lchown};
+    let tar = Tar::new()
+        .dir("etc", 0o755)
+        .file("etc/secret", 0o600, b"the same length")
+        .symlink("etc/link", "secret")
+        .hardlink("etc/second", "etc/secret")
+        .device(b'3', "etc/null", 1, 3)
+        // Its parents are not described, so they take after the layer below, or after nothing.
+        .file("bin/deep/down/file", 0o644, b"x")
+        .file("alone/down/file", 0o644, b"x")
+        .file("bin/.wh.cat", 0, b"")
+        .finish();
+    let host = Host::new();
+    host.load(&Image::busybox("box:1").layer(tar));
+    let deep = |code: i32| host.lighter(&["store", "check", "--deep", "--format", "json"]).exits(code).json();
+    let sound = deep(0);
+    assert_eq!((&sound["Layers"], &sound["Compared"]), (&2.into(), &2.into()));
+    let layers = std::fs::read_dir(host.root().join("layers")).expect("layers").flatten();
+    let layer =
+        layers.map(|entry| entry.path().join("diff")).find(|diff| diff.join("etc/secret").exists()).expect("it");
+    let secret = layer.join("etc/secret");
+    let damages: [(&str, &dyn Fn()); 7] = [
+        ("has other bytes in /etc/se", &|| {
+            let time = secret.metadata().and_then(|meta| meta.modified()).expect("a time");
+            std::fs::write(&secret, b"the same lenght").expect("change it");
+            let file = std::fs::File::options().write(true).open(&secret).expect("open it");
+            file.set_modified(time).expect("hide it");
+        }),
+        ("has another time in /etc/se", &|| {
+            std::fs::write(&secret, b"the same length").expect("touch it");
+        }),
+        ("has another owner or mode in /etc/se", &|| {
+            let mode = std::fs::Permissions::from_mode(0o644);
+            std::fs::set_permissions(&secret, mode).expect("change it");
+        }),
+        ("has another owner or mode in /etc/link", &|| {
+            lchown(layer.join("etc/link"), Some(1), None).expect("change it")
+        }),
+        // The directory's time tells of an exchange in it.
+        ("has another time in /etc", &|| {
+            std::fs::remove_file(layer.join("etc/link")).expect("remove it");
+            std::os::unix::fs::symlink("second", layer.join("etc/link")).expect("another");
+        }),
+        ("has other extended attributes in /alone/down", &|| {
+            let flags = rustix::fs::XattrFlags::empty();
+            rustix::fs::setxattr(layer.join("alone/down"), "user.x", b"y", flags).expect("an attribute");
+        }),
+        ("has another time in /etc", &|| {
+            std::fs::remove_file(layer.join("etc/null")).expect("remove it");
+            std::fs::write(layer.join("etc/null"), b"").expect("another");
+        }),
+    ];
+    for (words, damage) in damages {
+        damage();
+        assert_eq!(
+            check(&host, 0)["Problems"].as_array().map(Vec::len),
+            Some(0),
+            "{words}: only counting does not see it"
+        );
+        let report = deep(1);
+        let problems = report["Problems"].as_array().expect("a list");
+        assert_eq!(problems.len(), 1, "{report}");
+        assert_eq!(problems[0]["Kind"], "layer");
+        let what = problems[0]["What"].as_str().expect("words");
+        assert!(what.starts_with(words), "{words}: {what}");
+        let repaired = host.lighter(&["store", "repair", "--deep"]);
+        assert!(repaired.ok().out().contains("(2 compared with their blobs)"), "{repaired}");
+        assert_eq!(deep(0)["Problems"].as_array().map(Vec::len), Some(0));
+    }
+    let leftovers = deep(0)["Leftovers"].clone();
+    host.lighter(&["image", "prune", "-f"]).ok();
+    assert!(std::fs::read_dir(host.root().join("layers/.staging")).expect("staging").next().is_none(), "{leftovers}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ fn value(report: &StoreReport) -> Value {
         "Blobs": report.blobs,
         "Bytes": report.bytes,
         "Layers": report.layers,
+        "Compared": report.compared,
         "Volumes": report.volumes,
         "Problems": report.problems.iter().map(problem).collect::<Vec<_>>(),
         "Leftovers": report.leftovers,
@@ -55,9 +56,13 @@ fn text(report: &StoreReport) -> String {
         1 => "1 problem".to_owned(),
         many => format!("{many} problems"),
     };
+    let compared = match report.compared {
+        0 => String::new(),
+        count => format!(" ({count} compared with their blobs)"),
+    };
     let _ = writeln!(
         text,
-        "{verdict}: checked {} images, {} blobs ({}), {} layers, {} volumes",
+        "{verdict}: checked {} images, {} blobs ({}), {} layers{compared}, {} volumes",
         report.images,
         report.blobs,
         units::decimal(report.bytes),
@@ -77,8 +82,9 @@ fn code(report: &StoreReport) -> u8 {
 /// What does not fit.
 pub(crate) fn parse_check(args: &Args) -> Outcome<Job> {
     let template = system::template(args)?;
+    let deep = args.on("deep");
     Ok(Box::new(move |app| {
-        let report = app.engine()?.check_store()?;
+        let report = app.engine()?.check_store(deep)?;
         match &template {
             Some(template) => {
                 system::show(template, &value(&report))?;
@@ -95,10 +101,11 @@ pub(crate) fn parse_check(args: &Args) -> Outcome<Job> {
 /// What does not fit.
 pub(crate) fn parse_repair(args: &Args) -> Outcome<Job> {
     let template = system::template(args)?;
+    let deep = args.on("deep");
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
         drop(engine.reconcile());
-        let RepairReport { done, after } = engine.repair_store(&engine::Quiet)?;
+        let RepairReport { done, after } = engine.repair_store(deep, &engine::Quiet)?;
         match &template {
             Some(template) => {
                 let mut all = value(&after);

@@ -12,6 +12,7 @@ use sys::fs::Durability;
 
 use super::{CreatedContainer, files, make_dirs, names};
 use crate::host::Machine;
+use crate::images::highest_id;
 use crate::spec::{ContainerSpec, Source};
 use crate::specgen::{self, Inputs, mounts};
 use crate::{Engine, Error, ErrorKind, Result};
@@ -64,11 +65,10 @@ impl Engine {
             Source::Image(said) => {
                 let record = self.provide(said, spec, progress)?;
                 let chain: Vec<oci::Digest> = record.chain().cloned().collect();
-                let mut highest = 0;
-                for layer in &chain {
-                    let info = self.layers()?.info(layer)?;
-                    highest = highest.max(info.max_uid).max(info.max_gid);
-                }
+                let highest = match record.highest_id {
+                    Some(highest) => highest,
+                    None => highest_id(self.layers()?, &chain)?,
+                };
                 let image = ImageRef { said: said.clone(), id: record.id().clone(), chain };
                 Ok(Basis { config: record.config, image: Some(image), highest_id: Some(highest) })
             }

@@ -89,6 +89,8 @@ pub struct StoreReport {
     pub bytes: u64,
     /// Layers that were counted again.
     pub layers: usize,
+    /// Layers that were compared with what their blobs unpack to.
+    pub compared: usize,
     /// Volumes whose records were read.
     pub volumes: usize,
     /// What is wrong; nothing is when the store is sound.
@@ -138,11 +140,13 @@ impl Engine {
         Ok(standing)
     }
 
-    /// Reads through everything in the store and compares it with what was recorded.
+    /// Reads through everything in the store and compares it with what was recorded. With `deep`, also unpacks every
+    /// layer again and compares it file by file, which takes as long as loading all images, and as much room as the
+    /// largest layers.
     ///
     /// # Errors
-    /// A directory that cannot be read. What is wrong with an object is no error but a [`Problem`].
-    pub fn check_store(&self) -> Result<StoreReport> {
+    /// A directory that cannot be read; with `deep`, a layer that cannot be unpacked. What is wrong with an object is no error but a [`Problem`].
+    pub fn check_store(&self, deep: bool) -> Result<StoreReport> {
         let _lease = self.lease()?;
         let store = self.image_store()?;
         let content = self.content_store()?;
@@ -168,7 +172,7 @@ impl Engine {
         report.images = listing.records.len();
         self.check_blobs(&listing.records, &mut report)?;
         self.check_images(&store, &listing.records, &mut report)?;
-        self.check_layers(&listing.records, &mut report)?;
+        self.check_layers(&listing.records, deep, &mut report)?;
         self.check_containers_and_volumes(&mut report)?;
         match store.is_index_in_step() {
             Ok(true) => {}
@@ -248,8 +252,10 @@ impl Engine {
         Ok(())
     }
 
-    fn check_layers(&self, records: &[ImageRecord], report: &mut StoreReport) -> Result<()> {
+    fn check_layers(&self, records: &[ImageRecord], deep: bool, report: &mut StoreReport) -> Result<()> {
         let layers = self.layers()?;
+        let mut verdicts = if deep { self.compare_layers(records, report)? } else { BTreeMap::new() };
+        report.compared = verdicts.len();
         let standing = self.standing()?;
         let mut needed: BTreeMap<&Digest, BTreeSet<String>> = BTreeMap::new();
         for record in records {
@@ -265,7 +271,7 @@ impl Engine {
         all.extend(needed.keys().map(|chain| (*chain).clone()));
         all.extend(standing.keys().cloned());
         for chain in all {
-            let checked = layers.check(&chain);
+            let checked = layers.check(&chain).map(|what| what.or_else(|| verdicts.remove(&chain).flatten()));
             let images: Vec<String> = needed.get(&chain).into_iter().flatten().cloned().collect();
             let stands = standing.get(&chain).cloned().unwrap_or_default();
             let what = match checked {

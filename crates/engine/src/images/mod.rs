@@ -2,6 +2,7 @@
 
 mod check;
 mod collect;
+mod compare;
 mod filter;
 mod inbound;
 mod manifests;
@@ -19,6 +20,8 @@ use image::{ContentStore, ImageRecord, ImageStore};
 use jiff::Timestamp;
 use oci::image::ImageConfig;
 use oci::{Digest, Reference};
+
+pub(crate) use sink::highest_id;
 
 pub use check::{Problem, ProblemKind, StoreReport};
 pub use manifests::{ManifestAnnotation, ManifestDetails, ManifestFound, ManifestListPushed};

@@ -45,14 +45,14 @@ impl RepairReport {
 }
 
 impl Engine {
-    /// Repairs what [`Engine::check_store`] finds, and checks again.
+    /// Repairs what [`Engine::check_store`] finds, with its `deep`, and checks again.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when something is being made for longer than ten seconds; a directory that cannot be read
     /// or changed. What was repaired until then stays repaired.
-    pub fn repair_store(&self, progress: &dyn Progress) -> Result<RepairReport> {
+    pub fn repair_store(&self, deep: bool, progress: &dyn Progress) -> Result<RepairReport> {
         let mut report = RepairReport::default();
-        let found = self.check_store()?;
+        let found = self.check_store(deep)?;
         let content = self.content_store()?;
         let store = ImageStore::open(&self.paths.images(), Arc::clone(&content))?;
         self.repair_records(&store, &found.problems, progress, &mut report)?;
@@ -93,7 +93,7 @@ impl Engine {
             report.note(ProblemKind::Index, "written anew");
         }
         self.collect()?;
-        report.after = self.check_store()?;
+        report.after = self.check_store(deep)?;
         Ok(report)
     }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use image::{BoxError, LayerJob, LayerSink};
+use image::{BoxError, LayerJob, LayerSink, LayerStream};
 use oci::Digest;
 use storage::{LayerStore, Staging};
 
@@ -13,6 +13,26 @@ pub(super) struct Sink<'a> {
     layers: &'a LayerStore,
     /// Unpacked and verified, and not committed yet.
     staged: Mutex<HashMap<Digest, Staging>>,
+}
+
+/// Unpacks an archive into a new layer, in a process of its own.
+pub(super) fn unpack(staging: &mut Staging, tar: &mut LayerStream) -> storage::Result<()> {
+    // The program of this crate's own tests is not one that knows how to be the jail.
+    #[cfg(not(test))]
+    staging.unpack(tar)?;
+    #[cfg(test)]
+    staging.apply(tar, &storage::Limits::default())?;
+    Ok(())
+}
+
+/// The greatest owner or group of any file in these layers.
+pub(crate) fn highest_id<'c>(layers: &LayerStore, chain: impl IntoIterator<Item = &'c Digest>) -> storage::Result<u32> {
+    let mut highest = 0;
+    for layer in chain {
+        let info = layers.info(layer)?;
+        highest = highest.max(info.max_uid).max(info.max_gid);
+    }
+    Ok(highest)
 }
 
 impl<'a> Sink<'a> {
@@ -28,19 +48,16 @@ impl LayerSink for Sink<'_> {
 
     fn unpack(&self, job: LayerJob<'_>) -> Result<(), BoxError> {
         let mut staging = self.layers.stage()?;
-        // The program of this crate's own tests is not one that knows how to be the jail.
-        #[cfg(not(test))]
-        staging.unpack(job.tar)?;
-        #[cfg(test)]
-        staging.apply(job.tar, &storage::Limits::default())?;
+        unpack(&mut staging, job.tar)?;
         job.tar.verify()?;
         self.staged.lock().unwrap_or_else(PoisonError::into_inner).insert(job.chain_id.clone(), staging);
         Ok(())
     }
 
-    fn commit(&self, chain: &[Digest]) -> Result<(), BoxError> {
+    fn commit(&self, chain: &[Digest]) -> Result<Option<u32>, BoxError> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let layers = chain.iter().map(|id| (id.clone(), staged.remove(id)));
-        Ok(self.layers.commit_all(layers.collect())?)
+        self.layers.commit_all(layers.collect())?;
+        Ok(Some(highest_id(self.layers, chain)?))
     }
 }

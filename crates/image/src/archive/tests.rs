@@ -354,7 +354,7 @@ impl LayerSink for BadSink {
         }
     }
 
-    fn commit(&self, _chain: &[Digest]) -> std::result::Result<(), BoxError> {
+    fn commit(&self, _chain: &[Digest]) -> std::result::Result<Option<u32>, BoxError> {
         Err("disk full".into())
     }
 }

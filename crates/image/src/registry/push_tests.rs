@@ -251,6 +251,7 @@ fn local() -> Local {
         config_blob,
         platform: Platform::host(),
         layers: vec![LayerRecord { descriptor, diff_id: digest.clone(), chain_id: digest }],
+        highest_id: None,
         size: 0,
         created: None,
         author: String::new(),
