@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::{Outcome, run, say, sh};
 
 /// A program that proves a package, and the package.
-const NEEDED: [(&str, &str); 10] = [
+const NEEDED: [(&str, &str); 11] = [
     ("busybox", "busybox-static"),
     ("docker-registry", "docker-registry"),
     ("debootstrap", "debootstrap"),
@@ -15,6 +15,7 @@ const NEEDED: [(&str, &str); 10] = [
     ("xz", "xz-utils"),
     ("mkfs.ext4", "e2fsprogs"),
     ("newuidmap", "uidmap"),
+    ("strace", "strace"),
     ("cc", "gcc"),
 ];
 

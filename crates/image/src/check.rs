@@ -8,7 +8,7 @@ use oci::{Digest, Reference};
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 
 use crate::assemble::{CONFIG_MAX, Stored};
-use crate::content::{Hasher, file_names, open_or_make_dir};
+use crate::content::{Hasher, file_names_at};
 use crate::registry::{Client, Options};
 use crate::{ContentStore, Error, ImageRecord, ImageStore, Inbound, Result};
 
@@ -62,17 +62,21 @@ impl ContentStore {
     /// System call errors.
     pub fn leftovers(&self) -> Result<ContentLeftovers> {
         let mut left = ContentLeftovers::default();
-        let ingest = open_or_make_dir(self.root()?, "ingest".as_ref())?;
-        for name in file_names(&ingest)? {
+        let (names, ingest) = file_names_at(self.root()?, "ingest")?;
+        for name in names {
             let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let Ok(fd) = rustix::fs::openat(&ingest, &name, flags, Mode::empty()) else { continue };
+            let Some(Ok(fd)) = ingest.as_ref().map(|dir| rustix::fs::openat(dir, &name, flags, Mode::empty())) else {
+                continue;
+            };
             left.ingest += usize::from(rustix::fs::flock(&fd, FlockOperation::NonBlockingLockShared).is_ok());
         }
-        let partial = open_or_make_dir(self.root()?, "partial".as_ref())?;
-        for name in file_names(&partial)? {
+        let (names, partial) = file_names_at(self.root()?, "partial")?;
+        for name in names {
             if name.replacen('-', ":", 1).parse::<Digest>().is_err() {
                 left.unknown.push(name);
-            } else if let Ok(stat) = rustix::fs::statat(&partial, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            } else if let Some(Ok(stat)) =
+                partial.as_ref().map(|dir| rustix::fs::statat(dir, &name, AtFlags::SYMLINK_NOFOLLOW))
+            {
                 left.partial.0 += 1;
                 left.partial.1 += u64::try_from(stat.st_size).unwrap_or(0);
             }

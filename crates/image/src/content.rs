@@ -222,7 +222,7 @@ impl ContentStore {
         let mut found = Vec::new();
         for algorithm in ALGORITHMS {
             let path = format!("blobs/{}", algorithm.as_str());
-            for name in file_names(&open_or_make_dir(self.root()?, Path::new(&path))?)? {
+            for name in file_names_at(self.root()?, &path)?.0 {
                 let Ok(digest) = Digest::from_str(&format!("{}:{name}", algorithm.as_str())) else { continue };
                 if let Some(size) = self.size(&digest)? {
                     found.push((digest, size));
@@ -517,6 +517,19 @@ pub(crate) fn open_or_make_path(path: &Path) -> Result<OwnedFd> {
     }
     DirBuilder::new().recursive(true).mode(0o700).create(path).at("mkdir", path.display())?;
     Ok(rustix::fs::open(path, flags, Mode::empty()).at("open", path.display())?)
+}
+
+/// As [`file_names`] of the directory `path`; none when it is not there. Looking makes nothing: on a disk that is full
+/// it could not.
+pub(crate) fn file_names_at(at: impl AsFd, path: &str) -> Result<(Vec<String>, Option<OwnedFd>)> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::openat(at, path, flags, Mode::empty()) {
+        Err(Errno::NOENT) => Ok((Vec::new(), None)),
+        dir => {
+            let dir = dir.at("openat", path)?;
+            Ok((file_names(&dir)?, Some(dir)))
+        }
+    }
 }
 
 /// Names of the regular files in `dir` that are valid UTF-8.

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use sys::Context;
 
-use crate::content::{Exclusive, Hasher, blob_path, exists, file_names, open_or_make_dir, verify};
+use crate::content::{Exclusive, Hasher, blob_path, exists, file_names_at, open_or_make_dir, verify};
 use crate::{ContentStore, Error, Result};
 
 const DIR: &str = "partial";
@@ -84,9 +84,9 @@ impl ContentStore {
     /// # Errors
     /// System call errors.
     pub fn drop_partials(&self, kept: Duration, _held: &Exclusive) -> Result<u64> {
-        let dir = open_or_make_dir(self.root()?, Path::new(DIR))?;
+        let (names, Some(dir)) = file_names_at(self.root()?, DIR)? else { return Ok(0) };
         let mut freed = 0;
-        for name in file_names(&dir)? {
+        for name in names {
             let Ok(stat) = rustix::fs::statat(&dir, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
             let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or(0));
             // A clock that was put back makes files of the future, which are as old as anything.

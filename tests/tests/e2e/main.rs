@@ -5,6 +5,7 @@
 mod archives;
 mod bundle_mounts;
 mod debian;
+mod disk_faults;
 mod exploits;
 mod faults;
 mod groups;

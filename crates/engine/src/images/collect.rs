@@ -33,6 +33,8 @@ impl Engine {
     /// Whoever wants to make something waits while things are renamed, not while they are removed from the disk.
     pub(crate) fn collect(&self) -> Result<u64> {
         let content = self.content_store()?;
+        // What is on its way out goes first: on a disk that is full to the last inode nothing else works before.
+        self.layers()?.empty_trash()?;
         let Some(freed) = self.take_out(&content)? else { return Ok(0) };
         content.sweep()?;
         self.layers()?.empty_trash()?;
