@@ -3,12 +3,14 @@
 //! - `test`: everything that must pass, from a clean checkout; installs what Debian packages it needs.
 //! - `tidy`: the house rules that a machine can check.
 //! - `bench`: the figures of the design against the peers on this machine.
+//! - `callers`: the OCI face under Docker, Podman and containerd, beside the runtimes they come with.
 //! - `roundtrip`: images that go to docker and podman and come back.
 //! - `test-images`: the Debian root file systems for the end-to-end suites.
 //! - `vm`: the end-to-end suite on another kernel, with control groups v2 alone, in a virtual machine.
 //! - `soak`: 500 runs one after the other, and 16 at a time.
 
 mod bench;
+mod callers;
 mod checks;
 mod images;
 mod packages;
@@ -29,11 +31,12 @@ fn main() -> ExitCode {
         ["test"] => checks::test(),
         ["tidy"] => tidy::run(),
         ["bench", rest @ ..] => bench::run(rest),
+        ["callers", rest @ ..] => callers::run(rest),
         ["roundtrip"] => roundtrip::run(),
         ["test-images"] => images::make(),
         ["vm", rest @ ..] => vm::run(rest),
         ["soak"] => checks::soak(),
-        _ => Err("cargo xtask test | tidy | bench [ROUNDS|pull] | roundtrip | test-images | soak | vm [--kernel 6.1|6.12|7.2] [--systemd] [FILTER...]".to_owned()),
+        _ => Err("cargo xtask test | tidy | bench [ROUNDS|pull] | callers [FILTER...] | roundtrip | test-images | soak | vm [--kernel 6.1|6.12|7.2] [--systemd] [FILTER...]".to_owned()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

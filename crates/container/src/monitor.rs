@@ -138,7 +138,7 @@ fn take_over() -> Result<Inheritance> {
     let inheritance = Inheritance { request: take(REQUEST)?, lock: take(LOCK)?, session: take(SESSION)? };
     let null = openat(CWD, "/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty());
     let null = null.at("openat", "/dev/null").doing(doing)?;
-    sys::process::place_descriptors(&[null.as_fd(), null.as_fd(), null.as_fd()]).doing(doing)?;
+    sys::process::place_descriptors(&[Some(null.as_fd()); 3]).doing(doing)?;
     Ok(inheritance)
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oci::runtime::{Hook, Hooks};
 use rustix::event::{PollFd, PollFlags};
-use rustix::fs::MemfdFlags;
+use rustix::fs::{MemfdFlags, Mode, OFlags};
 use serde::Serialize;
 use sys::Context as _;
 
@@ -23,6 +23,10 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// How much of a failed hook's standard error is repeated.
 const LONGEST_WORDS: u64 = 2000;
+
+/// Annotations, crun's, that name the file which the hooks outside the container write their output to.
+const STDOUT: &str = "run.oci.hooks.stdout";
+const STDERR: &str = "run.oci.hooks.stderr";
 
 /// The container's state as hooks read it (`runtime.md`, "State").
 #[derive(Clone, Debug, Serialize)]
@@ -60,7 +64,7 @@ pub fn run(name: &str, hooks: &[Hook], state: &State<'_>, environment: Option<&[
         let input = memory_file("hook-state").doing(what)?;
         sys::fs::write_all(&input, &text, "hook-state").doing(what)?;
         rustix::fs::seek(&input, rustix::fs::SeekFrom::Start(0)).at("lseek", "hook-state").doing(what)?;
-        run_one(name, hook, input, environment)?;
+        run_one(name, hook, input, state, environment)?;
     }
     Ok(())
 }
@@ -91,7 +95,7 @@ pub(crate) fn check(hooks: &Hooks) -> Result<()> {
     Ok(())
 }
 
-fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: Option<&[String]>) -> Result<()> {
+fn run_one(name: &str, hook: &Hook, input: OwnedFd, state: &State<'_>, environment: Option<&[String]>) -> Result<()> {
     let failed = |why: String| Error::new(ErrorKind::System, format!("{name} hook {}: {why}", hook.path.display()));
     let what = || format!("cannot run the {name} hook {}", hook.path.display());
     let words = memory_file("hook-stderr").doing(what)?;
@@ -105,6 +109,15 @@ fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: Option<&[String
     }
     // Standard output is often the container's own by now, so it is not the hook's to write to.
     command.stdin(Stdio::from(input)).stdout(Stdio::null()).stderr(Stdio::from(stderr));
+    // The files of a hook that runs inside would be the container's.
+    if name != "startContainer" {
+        if let Some(path) = state.annotations.get(STDOUT) {
+            command.stdout(open_output(path).doing(what)?);
+        }
+        if let Some(path) = state.annotations.get(STDERR) {
+            command.stderr(open_output(path).doing(what)?);
+        }
+    }
     let mut child = command.spawn().at("execve", hook.path.display()).doing(what)?;
     let limit = hook.timeout.and_then(|seconds| u64::try_from(seconds).ok()).map_or(LONGEST, Duration::from_secs);
     let pidfd = sys::process::open_pid(child.id()).doing(what)?;
@@ -130,6 +143,12 @@ fn run_one(name: &str, hook: &Hook, input: OwnedFd, environment: Option<&[String
             None => format!("{name} hook failed: {path}: {status}{said}"),
         },
     ))
+}
+
+/// A file that hooks add their output to.
+fn open_output(path: &str) -> sys::Result<OwnedFd> {
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).at("open", path)
 }
 
 /// What a hook wrote to its standard error, for the end of a sentence.

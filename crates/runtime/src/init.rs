@@ -28,7 +28,7 @@ pub(crate) struct Inherited<'a> {
     pub(crate) cgroup_names: &'a [String],
     pub(crate) rootfs: &'a Rootfs,
     pub(crate) stdio: &'a Stdio,
-    pub(crate) preserve: &'a [OwnedFd],
+    pub(crate) preserve: &'a [Option<OwnedFd>],
     pub(crate) bundle: Option<&'a Bundle<'a>>,
 }
 

@@ -18,8 +18,8 @@ pub struct Launch<'a> {
     pub rootfs: Rootfs,
     /// The process's standard streams.
     pub stdio: Stdio,
-    /// Descriptors kept open in the process as 3, 4, … in this order.
-    pub preserve: Vec<OwnedFd>,
+    /// Descriptors kept open in the process as 3, 4, … in this order; the number of none stays closed.
+    pub preserve: Vec<Option<OwnedFd>>,
     /// Who the process is, where the configuration leaves that to the image.
     pub identity: Identity,
     /// Whether a small init of ours is process 1, reaping and forwarding signals, and the command is its child.
@@ -141,8 +141,8 @@ pub struct Exec<'a> {
     pub cgroup: Option<&'a str>,
     /// Whether the caller is an ordinary user.
     pub ordinary: bool,
-    /// Descriptors kept open in the process as 3, 4, …
-    pub preserve: Vec<OwnedFd>,
+    /// Descriptors kept open in the process as 3, 4, …; the number of none stays closed.
+    pub preserve: Vec<Option<OwnedFd>>,
     /// Directory of compiled seccomp programs.
     pub seccomp_cache: Option<PathBuf>,
 }

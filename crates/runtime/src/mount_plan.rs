@@ -160,8 +160,8 @@ impl MountPlan {
             "rprivate" => self.propagation = Some((Propagation::Private, true)),
             "unbindable" => self.propagation = Some((Propagation::Unbindable, false)),
             "runbindable" => self.propagation = Some((Propagation::Unbindable, true)),
-            // The opposite of a flag that no new file system has.
-            "defaults" | "norelatime" | "async" | "nomand" | "loud" | "rnorelatime" | "silent" | "iversion"
+            // The opposite of a flag that no new file system has; Podman's `--systemd` writes an option without a name.
+            "" | "defaults" | "norelatime" | "async" | "nomand" | "loud" | "rnorelatime" | "silent" | "iversion"
             | "noiversion" => {}
             other => self.data.push(match other.split_once('=') {
                 Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(mount.propagation, Some((Propagation::Private, true)));
         let mount = plan("none", &["bind", "rro"]);
         assert_eq!((mount.set, mount.set_all), (Attributes::empty(), Attributes::RDONLY));
-        let mount = plan("tmpfs", &["size=1m", "mode=1777", "noswap", "noexec"]);
+        let mount = plan("tmpfs", &["", "size=1m", "mode=1777", "noswap", "noexec"]);
         assert_eq!(mount.source, Source::New { kind: "tmpfs".to_owned(), source: Some("/src".to_owned()) });
         assert_eq!(mount.data[0], ("size".to_owned(), Some("1m".to_owned())));
         assert_eq!(mount.data[2], ("noswap".to_owned(), None));

@@ -203,15 +203,11 @@ pub(crate) fn take_terminal(slave: &OwnedFd) -> Result<()> {
 /// out of the root (CVE-2024-21626). The caller must end by `exit_now`, without drops.
 pub(crate) fn place_streams(
     streams: Option<[BorrowedFd<'_>; 3]>,
-    preserve: &[OwnedFd],
+    preserve: &[Option<OwnedFd>],
     keep: BorrowedFd<'_>,
 ) -> Result<OwnedFd> {
     let what = || "cannot arrange the process's descriptors".to_owned();
-    let mut files: Vec<BorrowedFd<'_>> = match streams {
-        Some(streams) => streams.to_vec(),
-        None => vec![rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
-    };
-    files.extend(preserve.iter().map(AsFd::as_fd));
+    let files = places(streams, preserve);
     // What must survive until execve moves out of the way of the places.
     let count = i32::try_from(files.len()).unwrap_or(i32::MAX);
     let kept = rustix::io::fcntl_dupfd_cloexec(keep, count).at("fcntl", "F_DUPFD_CLOEXEC").doing(what)?;
@@ -220,18 +216,25 @@ pub(crate) fn place_streams(
     Ok(kept)
 }
 
+/// What goes to the places 0, 1, 2, …: the three streams, then what is handed on.
+fn places<'a>(streams: Option<[BorrowedFd<'a>; 3]>, preserve: &'a [Option<OwnedFd>]) -> Vec<Option<BorrowedFd<'a>>> {
+    let streams = streams.unwrap_or_else(|| [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()]);
+    let handed_on = preserve.iter().map(|file| file.as_ref().map(AsFd::as_fd));
+    streams.into_iter().map(Some).chain(handed_on).collect()
+}
+
 /// As [`place_streams`], for a process that is going to wait for long: everything but the places and `keep`, whose copy
 /// is given, is closed, so that whoever waits for the end of one of those files does not wait for us. No owner of a
 /// descriptor may be used or dropped afterwards.
-pub(crate) fn keep_only(streams: Option<[BorrowedFd<'_>; 3]>, preserve: &[OwnedFd], keep: &OwnedFd) -> Result<OwnedFd> {
+pub(crate) fn keep_only(
+    streams: Option<[BorrowedFd<'_>; 3]>,
+    preserve: &[Option<OwnedFd>],
+    keep: &OwnedFd,
+) -> Result<OwnedFd> {
     let what = || "cannot arrange the process's descriptors".to_owned();
-    let mut files: Vec<BorrowedFd<'_>> = match streams {
-        Some(streams) => streams.to_vec(),
-        None => vec![rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()],
-    };
-    files.extend(preserve.iter().map(AsFd::as_fd));
+    let mut files = places(streams, preserve);
     let place = i32::try_from(files.len()).unwrap_or(i32::MAX);
-    files.push(keep.as_fd());
+    files.push(Some(keep.as_fd()));
     sys::process::place_descriptors(&files).doing(what)?;
     // What it needed for that has closed its own copies; from here on numbers are all that counts.
     drop(files);

@@ -248,20 +248,25 @@ pub fn close_borrowed(file: impl AsFd) {
     unsafe { libc::close(file.as_fd().as_raw_fd()) };
 }
 
-/// Puts `files` in the places 0, 1, 2, … of the descriptor table, without close-on-exec. Meant for a process about to
-/// execute: whatever owned those numbers before is replaced.
+/// Puts `files` in the places 0, 1, 2, … of the descriptor table, without close-on-exec; the place of none is closed.
+/// Meant for a process about to execute: whatever owned those numbers before is replaced.
 ///
 /// # Errors
 /// fcntl(2)'s and dup3(2)'s.
-pub fn place_descriptors(files: &[BorrowedFd<'_>]) -> Result<()> {
+pub fn place_descriptors(files: &[Option<BorrowedFd<'_>>]) -> Result<()> {
     let count = i32::try_from(files.len()).unwrap_or(i32::MAX);
     // First out of the way of the places, so that no step closes what a later one needs.
     let mut moved = Vec::with_capacity(files.len());
     for file in files {
-        let copy = rustix::io::fcntl_dupfd_cloexec(file, count).at("fcntl", "F_DUPFD_CLOEXEC")?;
-        moved.push(copy);
+        let copy = |file| rustix::io::fcntl_dupfd_cloexec(file, count).at("fcntl", "F_DUPFD_CLOEXEC");
+        moved.push(file.map(copy).transpose()?);
     }
     for (place, file) in (0..count).zip(&moved) {
+        let Some(file) = file else {
+            // SAFETY: as for dup2 below: the owner of `place`, if there is one, has given it up.
+            unsafe { libc::close(place) };
+            continue;
+        };
         // SAFETY: dup2 replaces the table entry `place`; the owners of the standard streams hold no resource by it, and
         // higher places belong to descriptors that the caller gives up by contract.
         let status = unsafe { libc::dup2(file.as_raw_fd(), place) };

@@ -189,24 +189,29 @@ fn only_descriptors_of_the_caller_are_handed_on() {
     let host = Host::new();
     let id = unique("fds");
     let dir = bundle(&host, "b", "echo $LISTEN_FDS $LISTEN_PID $LISTEN_FDNAMES; ls /proc/self/fd | wc -l", |_| {});
-    let shell = |line: &str| {
-        let inner = host.runtime(&["run", "--bundle", &text(&dir), &id]);
+    let shell = |words: &[&str], line: &str| {
+        let inner = host.runtime(words);
         let words =
             [inner.get_program()].into_iter().chain(inner.get_args()).map(|word| format!("'{}'", word.display()));
         let words: Vec<String> = words.collect();
         let mut outer = std::process::Command::new("sh");
-        outer.args(["-c", &line.replace("RUN", &words.join(" "))]);
+        outer.args(["-c", &line.replace("RUNTIME", &words.join(" "))]);
         outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
         host.finish(outer, None, DEADLINE)
     };
-    let output = shell("exec 3</dev/null; LISTEN_FDS=1 LISTEN_FDNAMES=web RUN");
+    let dir = text(&dir);
+    let run = ["run", "--bundle", &dir, &id];
+    let output = shell(&run, "exec 3</dev/null; LISTEN_FDS=1 LISTEN_FDNAMES=web RUNTIME");
     // The three streams, the one handed on, and ls's own.
     assert_eq!(output.ok().out(), "1 1 web\n5");
-    let output = shell("exec 3<&-; LISTEN_FDS=1 RUN");
-    assert!(output.exits(1).err().contains("descriptor 3"), "{output}");
+    // One that is not open stays closed, and is none of the runtime's own: conmon hands on none of LISTEN_FDS, and
+    // Podman asks for all up to the highest that its user named.
+    let output = shell(&run, "exec 3<&-; LISTEN_FDS=1 RUNTIME");
+    assert_eq!(output.ok().out(), "1 1\n4");
     detached(&host, &bundle(&host, "long", "exec sleep 1000", |_| {}), &id);
-    let output = runtime(&host, &["exec", "--preserve-fds", "200", &id, "true"]);
-    assert!(output.exits(255).err().contains("descriptor"), "{output}");
+    let exec = ["exec", "--preserve-fds", "4", &id, "ls", "/proc/self/fd"];
+    let output = shell(&exec, "exec 3<&- 4</dev/null 5<&- 6<&-; RUNTIME");
+    assert_eq!(output.ok().out(), "0\n1\n2\n3\n4");
     runtime(&host, &["delete", "--force", &id]).ok();
     host.assert_clean();
 }
@@ -229,6 +234,28 @@ fn what_was_got_over_is_in_the_log() {
     let messages: Vec<&str> = lines.iter().map(|line| line["msg"].as_str().expect("text")).collect();
     assert!(messages[0].contains("CAP_FLY"), "{messages:?}");
     assert!(messages[1].contains("poststop hook") && messages[1].contains("/bin/false"), "{messages:?}");
+    // A log that cannot be written is no reason to act without one.
+    let output = runtime(&host, &["--log", &format!("{bundle}/nowhere/log"), "list"]);
+    assert!(output.exits(1).err().contains("cannot write the log"), "{output}");
+    assert_eq!(output.err().lines().count(), 1, "said once: {output}");
+    host.assert_clean();
+}
+
+#[test]
+fn hooks_write_where_their_annotations_say() {
+    let host = Host::new();
+    let dir = host.scratch("output");
+    let file = |name: &str| text(&dir.join(name));
+    let bundle = bundle(&host, "b", "true", |config| {
+        let hook = json!([{"path": "/bin/sh", "args": ["sh", "-c", "echo out; echo err >&2"]}]);
+        config["hooks"] = json!({"createRuntime": hook, "poststop": hook});
+        let files = json!({"run.oci.hooks.stdout": file("out"), "run.oci.hooks.stderr": file("err")});
+        config["annotations"] = files;
+    });
+    runtime(&host, &["run", "--bundle", &text(&bundle), &unique("hooks")]).ok();
+    for (name, line) in [("out", "out\n"), ("err", "err\n")] {
+        assert_eq!(std::fs::read_to_string(file(name)).expect("written"), line.repeat(2));
+    }
     host.assert_clean();
 }
 

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci::runtime::{NamespaceKind, Process, Spec};
+use oci::runtime::{LinuxDeviceCgroup, NamespaceKind, Process, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::systemd::Scope;
 use runtime::{Bundle, Created, Groups, Identity, Launch, Rootfs, Stdio};
@@ -38,14 +38,14 @@ pub(super) struct Made {
 
 /// `create`.
 pub(super) fn create(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
-    check_preserved(flags, listening()?)?;
-    make(global, flags, Start::Later)?;
+    let handed = handed_on(flags, listening()?)?;
+    make(global, flags, &handed, Start::Later)?;
     Ok(0)
 }
 
 /// Makes the container that the flags describe, up to and including its start where that is asked for. A failure leaves
-/// nothing. The caller has checked the descriptors to be handed on, by [`check_preserved`].
-pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, Failure> {
+/// nothing. `handed` is what [`handed_on`] found.
+pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start) -> Result<Made, Failure> {
     if flags.is("no-pivot") {
         return Err(Failure::new("--no-pivot is not supported: the root is always changed by pivot_root"));
     }
@@ -58,8 +58,9 @@ pub(super) fn make(global: &Flags, flags: &Flags, start: Start) -> Result<Made, 
     }
     seal_if_needed(&spec)?;
     bind_from_bundle(&mut spec, &bundle);
-    let listening = pass_listening(&mut spec)?;
-    let preserve = preserved(flags, listening)?;
+    allow_tunnels(&mut spec);
+    pass_listening(&mut spec)?;
+    let preserve = preserved(handed)?;
     let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
     warn_of_unknown(global, process);
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
@@ -217,6 +218,21 @@ fn bind_from_bundle(spec: &mut Spec, bundle: &Path) {
     }
 }
 
+/// Lets a container that may make devices use `/dev/net/tun`, as runc and crun do beyond the specification's own list: runc
+/// 1.2.0 did not, and 1.2.4 took that back for the sake of those who make the device in the container.
+fn allow_tunnels(spec: &mut Spec) {
+    let everything = |rule: &LinuxDeviceCgroup| {
+        rule.allow && matches!(rule.kind.as_str(), "" | "a") && rule.major.is_none() && rule.minor.is_none()
+    };
+    if let Some(resources) = spec.linux.as_mut().and_then(|linux| linux.resources.as_mut())
+        && !resources.devices.is_empty()
+        && !resources.devices.iter().any(everything)
+    {
+        let (kind, access) = ("c".to_owned(), "rwm".to_owned());
+        resources.devices.push(LinuxDeviceCgroup { allow: true, kind, major: Some(10), minor: Some(200), access });
+    }
+}
+
 fn read_config(path: &Path) -> Result<(Vec<u8>, Spec), Failure> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", path.display())?;
     let bytes = sys::fs::read_regular(&file, LONGEST_CONFIG, path.display())?;
@@ -245,8 +261,8 @@ pub(super) fn listening() -> Result<u16, Failure> {
     }
 }
 
-/// Hands on that the first process is the one whom `LISTEN_FDS` is meant for, and the sockets' names; gives their number.
-fn pass_listening(spec: &mut Spec) -> Result<u16, Failure> {
+/// Hands on that the first process is the one whom `LISTEN_FDS` is meant for, and the sockets' names.
+fn pass_listening(spec: &mut Spec) -> Result<(), Failure> {
     let count = listening()?;
     if let (Some(process), 1..) = (&mut spec.process, count) {
         process.env.retain(|variable| !variable.starts_with("LISTEN_"));
@@ -256,29 +272,27 @@ fn pass_listening(spec: &mut Spec) -> Result<u16, Failure> {
             process.env.push(format!("LISTEN_FDNAMES={names}"));
         }
     }
-    Ok(count)
-}
-
-/// Checks that the descriptors to be handed on are there. To be called before any file is opened: one that is missing
-/// would be one of our own by the time it is taken, and the container would get that.
-pub(super) fn check_preserved(flags: &Flags, first: u16) -> Result<(), Failure> {
-    let count = flags.number::<u16>("preserve-fds")?.unwrap_or(0).saturating_add(first);
-    for number in 3..3 + i32::from(count) {
-        if std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_err() {
-            return Err(Failure::new(format!("cannot hand on descriptor {number}: it is not open")));
-        }
-    }
     Ok(())
 }
 
-/// The descriptors that are handed on: 3 and the following, `first` of them before those of `--preserve-fds`.
-pub(super) fn preserved(flags: &Flags, first: u16) -> Result<Vec<OwnedFd>, Failure> {
+/// Which of the descriptors that are to be handed on, 3 and the following, are open: `first` of them before those of
+/// `--preserve-fds`. One that is not stays closed in the container: Podman asks for all up to the highest that its user
+/// named. To be called before any file is opened: a missing one would be one of our own by the time it is taken, and the
+/// container would get that.
+pub(super) fn handed_on(flags: &Flags, first: u16) -> Result<Vec<bool>, Failure> {
     let count = flags.number::<u16>("preserve-fds")?.unwrap_or(0).saturating_add(first);
-    let take = |number: i32| {
-        sys::process::inherited(number)
-            .map_err(|error| Failure::from(error).within(&format!("cannot hand on descriptor {number} of {count}")))
+    let open = |number: i32| std::fs::symlink_metadata(format!("/proc/self/fd/{number}")).is_ok();
+    Ok((3..3 + i32::from(count)).map(open).collect())
+}
+
+/// The descriptors that are handed on, of which `handed` says which are open.
+pub(super) fn preserved(handed: &[bool]) -> Result<Vec<Option<OwnedFd>>, Failure> {
+    let take = |(number, open): (i32, &bool)| {
+        open.then(|| sys::process::inherited(number))
+            .transpose()
+            .map_err(|error| Failure::from(error).within(&format!("cannot hand on descriptor {number}")))
     };
-    (3..3 + i32::from(count)).map(take).collect()
+    (3..).zip(handed).map(take).collect()
 }
 
 /// The process's streams: the caller's, or a terminal whose master goes to the console socket, or is relayed when this

@@ -18,7 +18,7 @@ pub(super) fn exec(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
 }
 
 fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
-    create::check_preserved(flags, 0)?;
+    let handed = create::handed_on(flags, 0)?;
     let store = Store::new(global);
     let container = store.open(flags.id())?;
     let record = container.whole_record()?;
@@ -31,7 +31,7 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     }
     let spec = container.spec()?;
     create::seal_if_needed(&spec)?;
-    let preserve = create::preserved(flags, 0)?;
+    let preserve = create::preserved(&handed)?;
     let process = process(flags, &spec)?;
     let leaves = flags.is("detach");
     let stdio = create::stdio(&process, flags.get("console-socket"), leaves)?;

@@ -66,6 +66,13 @@ fn line(format: Option<&str>, level: &str, sentence: &str) -> String {
     }
 }
 
+/// Opens the log that the caller named: one that cannot be written is refused before anything is done, as by runc and
+/// crun, and whoever reads it afterwards finds it there.
+pub(super) fn open_log(global: &Flags) -> Result<(), Failure> {
+    let Some(path) = global.get("log").filter(|path| !path.is_empty()) else { return Ok(()) };
+    append(Path::new(path), "").map_err(|error| Failure::new(format!("cannot write the log {path}: {error}")))
+}
+
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
     std::fs::OpenOptions::new().append(true).create(true).open(path)?.write_all(line.as_bytes())
 }

@@ -32,8 +32,14 @@ pub(crate) fn main(args: Vec<OsString>) -> i32 {
     let (global, outcome) = match args {
         Ok(args) => {
             let (global, command) = arguments::parse(&args);
-            let outcome = command.map_err(Failure::from).and_then(|command| act(&global, command));
-            (global, outcome)
+            match failure::open_log(&global) {
+                // Where there is no log, nothing is to be written to it.
+                Err(failure) => (Flags::default(), Err(failure)),
+                Ok(()) => {
+                    let outcome = command.map_err(Failure::from).and_then(|command| act(&global, command));
+                    (global, outcome)
+                }
+            }
         }
         Err(odd) => (Flags::default(), Err(Failure::new(format!("argument {odd:?} is not UTF-8")))),
     };

@@ -14,9 +14,9 @@ use super::{remove, start};
 
 /// `run`.
 pub(super) fn run(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
-    create::check_preserved(flags, create::listening()?)?;
+    let handed = create::handed_on(flags, create::listening()?)?;
     if flags.is("detach") {
-        let Made { container, lock, record, spec, .. } = create::make(global, flags, Start::Detached)?;
+        let Made { container, lock, record, spec, .. } = create::make(global, flags, &handed, Start::Detached)?;
         let hooked = start::poststart(&container, &record, &spec);
         if hooked.is_err() {
             // The hook's failure is the one to report; what stays is there to be deleted.
@@ -25,7 +25,7 @@ pub(super) fn run(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
         return hooked.map(|()| 0);
     }
     let signals = take_signals()?;
-    let Made { container, lock, record, spec, mut created } = create::make(global, flags, Start::Attached)?;
+    let Made { container, lock, record, spec, mut created } = create::make(global, flags, &handed, Start::Attached)?;
     let started = start::poststart(&container, &record, &spec);
     drop(lock);
     let ended = started.and_then(|()| attend(&created.pidfd, created.terminal.take(), &signals));

@@ -143,7 +143,7 @@ fn abilities() -> Value {
             "netDevices": {"enabled": false},
         },
         "annotations": {"org.lighter.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": ["run.oci.seccomp.receiver"],
+        "potentiallyUnsafeConfigAnnotations": ["run.oci.hooks.stderr", "run.oci.hooks.stdout", "run.oci.seccomp.receiver"],
     })
 }
 

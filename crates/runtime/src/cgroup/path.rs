@@ -27,7 +27,7 @@ impl GroupPath {
         let mut path = String::with_capacity(text.len());
         for component in text.split('/').filter(|component| !component.is_empty()) {
             if component == "." || component == ".." {
-                return refuse("it contains . or ..");
+                return refuse("`.` and `..` components are not allowed");
             }
             if component.len() > 255 {
                 return refuse("a component is longer than 255 bytes");
