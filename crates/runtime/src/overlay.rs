@@ -58,8 +58,14 @@ pub(crate) fn mount(layers: Layers<'_>, root_ids: (u32, u32), userns: Option<Bor
         let (lower, upper) = (view(layers.dir)?, view(layers.writable)?);
         let ids = userns.map(|_| root_ids);
         match assemble(layers, &lower, &upper, ids) {
-            // Layers on mounts that are attached nowhere: refused before 6.15.
-            Err(error) if error.errno() == Errno::INVAL => elsewhere(layers, &lower, &upper, ids),
+            // Layers on mounts that are attached nowhere: refused before 6.15. What is refused there as well has another
+            // reason, of which the kernel has told us the first time.
+            Err(error) if error.errno() == Errno::INVAL => {
+                elsewhere(layers, &lower, &upper, ids).map_err(|again| match again.errno() {
+                    Errno::INVAL => error,
+                    _ => again,
+                })
+            }
             other => other,
         }
     };
