@@ -98,7 +98,9 @@ fn copy_of(path: &Path) -> sys::Result<OwnedFd> {
     if !matches!(FileType::from_raw_mode(stat.st_mode), FileType::CharacterDevice | FileType::BlockDevice) {
         return Err(sys::Error::new("mount", format!("{} (no device)", path.display()), Errno::NOTBLK));
     }
-    let change = Change { propagation: Some(Propagation::Private), ..Change::default() };
+    // A node is opened, and nothing else is to be done with it.
+    let set = Attributes::NOSUID | Attributes::NOEXEC;
+    let change = Change { set, propagation: Some(Propagation::Private), ..Change::default() };
     sys::mount::set_attributes(&tree, &change)?;
     Ok(tree)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use oci::runtime::{IdMapping, Linux, NamespaceKind, Spec};
+use oci::runtime::{IdMapping, Linux, LinuxNamespace, NamespaceKind, Spec};
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::process::Signal;
@@ -70,16 +70,20 @@ impl Kind {
     }
 }
 
-/// Gives a new user namespace the ids that the configuration does not give it, as crun does: the caller's own id is that
+/// Gives an ordinary user's container a user namespace, without which there is none, and a new user namespace the ids that the configuration does not give it, as crun does: the caller's own id is that
 /// of the container's process, and the ids lent to the caller by `/etc/subuid` and `/etc/subgid` are the others. Where
 /// none are lent, or cannot be mapped, an ordinary user's own id is the only one, root's or the process's; and the host's
 /// root maps the ids from its own to the process's as they are.
 ///
-/// Tells whether the configuration is another one by that.
+/// Tells whether the configuration is another one by that. `ordinary` is whether the caller has no privilege.
 ///
 /// # Errors
 /// System call errors.
-pub fn default_mappings(spec: &mut Spec) -> Result<bool> {
+pub fn default_mappings(spec: &mut Spec, ordinary: bool) -> Result<bool> {
+    if ordinary && spec.namespace(NamespaceKind::User).is_none() {
+        let linux = spec.linux.get_or_insert_with(Linux::default);
+        linux.namespaces.push(LinuxNamespace { kind: NamespaceKind::User, path: None });
+    }
     let new = spec.namespace(NamespaceKind::User).is_some_and(|namespace| namespace.path.is_none());
     let user = spec.process.as_ref().map_or((0, 0), |process| (process.user.uid, process.user.gid));
     let Some(linux) = spec.linux.as_mut().filter(|_| new) else { return Ok(false) };
@@ -334,11 +338,14 @@ mod tests {
             let json = format!(r#"{{"ociVersion": "1.2.0", "linux": {linux}}}"#);
             let mut spec = Spec::from_json(json.as_bytes()).expect("valid JSON");
             let before = spec.clone();
-            assert_eq!(default_mappings(&mut spec).expect("readable lists"), spec != before);
+            assert_eq!(default_mappings(&mut spec, false).expect("readable lists"), spec != before);
             let linux = spec.linux.expect("linux");
             (linux.uid_mappings.len(), linux.gid_mappings.len())
         };
         assert_eq!(fill(r#"{"namespaces": [{"type": "pid"}]}"#), (0, 0));
+        let mut spec = Spec::default();
+        assert_eq!(default_mappings(&mut spec, true), Ok(true));
+        assert!(spec.namespace(NamespaceKind::User).is_some(), "an ordinary user cannot do without");
         assert_eq!(fill(r#"{"namespaces": [{"type": "user", "path": "/proc/self/ns/user"}]}"#), (0, 0));
         let (uids, gids) = fill(r#"{"namespaces": [{"type": "user"}]}"#);
         assert!(uids > 0 && gids > 0);

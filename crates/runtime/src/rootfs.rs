@@ -418,10 +418,16 @@ pub(crate) fn set_sysctls(plan: &Plan<'_>, own: &Own) -> Result<()> {
         if !valid {
             return Err(wrong("linux.sysctl", format_args!("{key:?} is no parameter")));
         }
+        let what = || format!("cannot set the kernel parameter {key}");
+        if key.replace('/', ".") == "kernel.domainname" {
+            // The file is the host's root's alone; the call is whoever's the uts namespace is.
+            rustix::system::setdomainname(value.as_bytes()).at("setdomainname", value).doing(what)?;
+            continue;
+        }
         let path = format!("sys/{}", key.replace('.', "/"));
         sys::fs::open_beneath_proc(proc.as_fd(), &path, OFlags::WRONLY)
             .and_then(|file| sys::fs::write_all(file, value.as_bytes(), format_args!("{value} to {key}")))
-            .doing(|| format!("cannot set the kernel parameter {key}"))?;
+            .doing(what)?;
     }
     Ok(())
 }

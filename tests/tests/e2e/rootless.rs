@@ -191,6 +191,16 @@ fn ids_that_are_lent_are_mapped_when_the_configuration_says_nothing() {
     user.does(&["delete", "--force", "c"]).ok();
     user.assert_clean();
 
+    // Nor does it take a user namespace: an ordinary user's container has one.
+    user.prepare("id -u; cat /proc/self/uid_map", |config| {
+        without_map(config);
+        config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|kind| kind["type"] != "user");
+    });
+    let output = user.does(&["run", "c"]);
+    let words: Vec<String> = output.ok().out().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words, ["0", "0", "7531", "1", "1", &lent, "65536"], "{output}");
+    assert!(output.err().contains("warning: linux.namespaces: an ordinary user needs"), "{output}");
+
     // The same without a single id that is lent: the own one is the process's, and there is no root.
     let user = {
         drop(user);
@@ -259,7 +269,7 @@ type Change<'a> = &'a dyn Fn(&mut Value);
 fn what_an_ordinary_user_may_not_have_is_said() {
     let user = User::new(true);
     let own = |id: u32| json!([{"containerID": 0, "hostID": id, "size": 1}]);
-    let cases: [(&str, Change<'_>, &str); 8] = [
+    let cases: [(&str, Change<'_>, &str); 7] = [
         ("root's id", &|config| config["linux"]["uidMappings"] = own(0), "newuidmap refuses"),
         ("another's id", &|config| config["linux"]["gidMappings"] = own(50), "newgidmap refuses"),
         (
@@ -276,14 +286,6 @@ fn what_an_ordinary_user_may_not_have_is_said() {
             "a group by name",
             &|config| config["linux"]["cgroupsPath"] = json!("/e2e-rootless"),
             "rootless needs no limits + no cgrouppath when no permission is granted for cgroups",
-        ),
-        (
-            "no users",
-            &|config| {
-                without_map(config);
-                config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|kind| kind["type"] != "user");
-            },
-            "an ordinary user needs a new user namespace",
         ),
         (
             "the host's network by path",
@@ -320,8 +322,11 @@ fn what_an_ordinary_user_may_not_have_is_said() {
 fn mounts_take_the_place_of_what_the_kernel_refuses() {
     let user = User::new(false);
     let script = "grep -q ' /sys .*sysfs' /proc/mounts && echo sysfs; touch /sys/x 2>&1 | grep -c Read-only; \
-                  grep ' /sys ' /proc/mounts | grep -c ' ro,'; stat -f -c %t /dev/mqueue; stat -c %g /dev/pts/ptmx";
+                  grep ' /sys ' /proc/mounts | grep -c ' ro,'; stat -f -c %t /dev/mqueue; stat -c %g /dev/pts/ptmx; \
+                  grep ' /dev/null ' /proc/mounts | grep -c nosuid.*noexec; cat /proc/sys/kernel/domainname";
     user.prepare(script, |config| {
+        // The file of which is root's alone.
+        config["linux"]["sysctl"] = json!({"kernel.domainname": "port"});
         config["linux"]["namespaces"].as_array_mut().expect("a list").retain(|kind| kind["type"] != "network");
         for mount in config["mounts"].as_array_mut().expect("a list") {
             match mount["destination"].as_str() {
@@ -333,7 +338,7 @@ fn mounts_take_the_place_of_what_the_kernel_refuses() {
         }
     });
     let output = user.does(&["run", "c"]);
-    assert_eq!(output.ok().out(), "sysfs\n1\n1\n19800202\n0", "{output}");
+    assert_eq!(output.ok().out(), "sysfs\n1\n1\n19800202\n0\n1\nport", "{output}");
     user.assert_clean();
 }
 

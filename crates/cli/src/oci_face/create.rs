@@ -52,7 +52,12 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     let bundle = bundle_directory(flags.get("bundle"))?;
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
     let (mut bytes, mut spec) = read_config(&config)?;
-    if runtime::default_mappings(&mut spec)? {
+    let user = rustix::process::geteuid();
+    let ordinary = !user.is_root();
+    if ordinary && spec.namespace(NamespaceKind::User).is_none() {
+        failure::warn(global, "linux.namespaces: an ordinary user needs a user namespace: the container gets one");
+    }
+    if runtime::default_mappings(&mut spec, ordinary)? {
         // Who joins the container later has to know its ids.
         bytes = serde_json::to_vec(&spec).map_err(|error| Failure::new(error.to_string()))?;
     }
@@ -66,8 +71,6 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
     let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
     let rootfs = bundle.join(&root.path);
-    let user = rustix::process::geteuid();
-    let ordinary = !user.is_root();
     let scope = scope(global, &spec, flags.id())?;
     let path = runtime::group_path(&spec, flags.id(), ordinary);
     let groups = match &scope {
