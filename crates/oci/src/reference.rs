@@ -18,7 +18,8 @@ pub const DEFAULT_DOMAIN: &str = "docker.io";
 pub const DEFAULT_TAG: &str = "latest";
 const LEGACY_DEFAULT_DOMAIN: &str = "index.docker.io";
 const OFFICIAL_PREFIX: &str = "library/";
-/// Longest name (domain, slash and path) the grammar admits, in bytes.
+/// Longest path the grammar admits, in bytes; the domain does not count (`RepositoryNameTotalLengthMax`,
+/// github.com/distribution/reference 0.6).
 const NAME_MAX: usize = 255;
 /// Longest tag, in bytes.
 const TAG_MAX: usize = 128;
@@ -223,7 +224,7 @@ impl FromStr for Reference {
         if !is_domain(domain) || !path.split('/').all(is_path_component) || !tag.is_none_or(is_tag) {
             return Err(format());
         }
-        if domain.len() + 1 + path.len() > NAME_MAX {
+        if path.len() > NAME_MAX {
             return Err(InvalidReference::NameTooLong);
         }
         let tag = match (tag, &digest) {

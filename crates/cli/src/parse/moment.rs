@@ -1,8 +1,8 @@
 //! Points in time: `--since`, `--until`.
 
+use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Timestamp};
 
 /// A moment from RFC 3339 text (without a zone it is UTC), seconds since 1970 with up to nine decimals, or a span
 /// before `now` such as `10m` or `1h30m`.
@@ -22,7 +22,8 @@ pub(crate) fn parse(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     {
         return Ok(moment);
     }
-    let span = span(text).ok_or("expected a time such as 2026-01-31T10:00:00Z, seconds since 1970, or 10m")?;
+    let span =
+        oci::duration::parse(text).ok_or("expected a time such as 2026-01-31T10:00:00Z, seconds since 1970, or 10m")?;
     now.checked_sub(span).map_err(|_| "the time is out of range".into())
 }
 
@@ -35,31 +36,6 @@ fn seconds(text: &str) -> Option<Result<Timestamp, String>> {
     let moment = whole.parse::<i64>().ok().zip(format!("{fraction:0<9}").parse::<i32>().ok());
     let moment = moment.and_then(|(seconds, nanos)| Timestamp::new(seconds, nanos).ok());
     Some(moment.ok_or_else(|| "the time is out of range".into()))
-}
-
-/// A span in Go's notation: decimals with the units h, m, s, ms, us, ns.
-pub(crate) fn span(text: &str) -> Option<SignedDuration> {
-    let mut rest = text;
-    let mut total = SignedDuration::ZERO;
-    while !rest.is_empty() {
-        let number_end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let unit_end =
-            rest[number_end..].find(|c: char| c.is_ascii_digit() || c == '.').map_or(rest.len(), |at| number_end + at);
-        let number = rest[..number_end].parse::<f64>().ok()?;
-        let seconds = match &rest[number_end..unit_end] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return None,
-        };
-        let part = SignedDuration::try_from_secs_f64(number * seconds).ok()?;
-        total = total.checked_add(part)?;
-        rest = &rest[unit_end..];
-    }
-    (!text.is_empty()).then_some(total)
 }
 
 /// The whole seconds from `text` (RFC 3339) to `now`; `None` for text that is no time or docker's zero time.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -173,51 +172,10 @@ impl Hosts {
             endpoint.headers.extend(values.all().iter().map(|value| (name.clone(), value.clone())));
         }
         if let Some(said) = &host.dial_timeout {
-            let bound = seconds(said).ok_or_else(|| wrong(&self.path, format!("dial_timeout {said:?} is no time")))?;
+            let bound = oci::duration::parse(said.trim())
+                .ok_or_else(|| wrong(&self.path, format!("dial_timeout {said:?} is no time")))?;
             endpoint.connect = Some(bound);
         }
         Ok(())
-    }
-}
-
-/// A time as Go writes it: `1m30s`, `500ms`.
-fn seconds(said: &str) -> Option<Duration> {
-    let mut total = 0.0;
-    let mut rest = said.trim();
-    if rest.is_empty() {
-        return None;
-    }
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..end].parse().ok()?;
-        let after = &rest[end..];
-        let unit_end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
-        total += number
-            * match &after[..unit_end] {
-                "h" => 3600.0,
-                "m" => 60.0,
-                "s" => 1.0,
-                "ms" => 1e-3,
-                "us" | "µs" => 1e-6,
-                "ns" => 1e-9,
-                _ => return None,
-            };
-        rest = &after[unit_end..];
-    }
-    Duration::try_from_secs_f64(total).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_gos() {
-        assert_eq!(seconds("3s"), Some(Duration::from_secs(3)));
-        assert_eq!(seconds("1m30s"), Some(Duration::from_secs(90)));
-        assert_eq!(seconds("500ms"), Some(Duration::from_millis(500)));
-        for bad in ["", "3", "s", "3 s", "3x", "-1s", "1e9h9"] {
-            assert_eq!(seconds(bad), None, "{bad}");
-        }
     }
 }
