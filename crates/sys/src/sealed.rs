@@ -69,7 +69,12 @@ fn detached() -> Result<OwnedFd> {
 fn copied() -> Result<OwnedFd> {
     let source = rustix::fs::openat(CWD, SELF, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", SELF)?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let copy = rustix::fs::memfd_create("lighter", flags).at("memfd_create", "lighter")?;
+    // Said since 6.3, and needed where `vm.memfd_noexec` makes memory files that cannot be executed; unknown before.
+    let copy = match rustix::fs::memfd_create("lighter", flags | MemfdFlags::EXEC) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("lighter", flags),
+        made => made,
+    }
+    .at("memfd_create", "lighter")?;
     let length = rustix::fs::fstat(&source).at("fstat", SELF)?.st_size;
     let mut left = usize::try_from(length).unwrap_or(0);
     while left > 0 {
