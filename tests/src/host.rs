@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::canary::Canary;
-use crate::process::{DEADLINE, Output, Running, run};
+use crate::process::{DEADLINE, Output, Running, run, tool};
 use crate::{Image, leak, wait};
 
 /// Tests that measure time or count things of the whole machine run alone; all others share.
@@ -137,6 +137,21 @@ impl Host {
         let path = self.dir.join(name);
         std::fs::create_dir_all(&path).expect("make a directory for the test");
         path
+    }
+
+    /// The directory of an OCI bundle, with busybox in its `rootfs`. The configuration is the test's.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    #[must_use]
+    pub fn bundle(&self, name: &str) -> PathBuf {
+        let dir = self.scratch(name);
+        let rootfs = dir.join("rootfs");
+        std::fs::create_dir_all(&rootfs).expect("make the root file system");
+        let tar = dir.join("rootfs.tar");
+        std::fs::write(&tar, crate::image::busybox_layer()).expect("write the layer");
+        tool("tar", &["-C", &rootfs.to_string_lossy(), "-xf", &tar.to_string_lossy()]);
+        dir
     }
 
     /// A file on the host that nothing may change.

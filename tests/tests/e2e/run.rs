@@ -188,10 +188,7 @@ fn without_rm_the_container_stays_and_remembers() {
 #[test]
 fn rootfs_directory_runs_without_an_image() {
     let host = Host::new();
-    let dir = host.scratch("rootfs");
-    let tar = host.scratch("files").join("rootfs.tar");
-    std::fs::write(&tar, testkit::image::busybox_layer()).expect("write the layer");
-    testkit::process::tool("tar", &["-C", &dir.to_string_lossy(), "-xf", &tar.to_string_lossy()]);
+    let dir = host.bundle("bundle").join("rootfs");
     let output = host.lighter(&["run", "--rm", "--rootfs", &dir.to_string_lossy(), "sh", "-c", "id -u; exit 4"]);
     assert_eq!(output.exits(4).out(), "0");
 }

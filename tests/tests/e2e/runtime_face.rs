@@ -4,17 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
-use testkit::process::{DEADLINE, Output, tool};
+use testkit::process::{DEADLINE, Output};
 use testkit::{Host, wait};
 
 /// A bundle whose process runs `args`.
 pub(crate) fn bundle(host: &Host, name: &str, args: &[&str]) -> PathBuf {
-    let dir = host.scratch(name);
-    let rootfs = dir.join("rootfs");
-    std::fs::create_dir_all(&rootfs).expect("mkdir");
-    let tar = dir.join("rootfs.tar");
-    std::fs::write(&tar, testkit::image::busybox_layer()).expect("write the layer");
-    tool("tar", &["-C", &rootfs.to_string_lossy(), "-xf", &tar.to_string_lossy()]);
+    let dir = host.bundle(name);
     let config = json!({
         "ociVersion": "1.2.0",
         "process": {

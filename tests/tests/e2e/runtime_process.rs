@@ -5,17 +5,12 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use testkit::Host;
-use testkit::process::{DEADLINE, Output, tool};
+use testkit::process::{DEADLINE, Output};
 use testkit::terminal::Terminal;
 
 /// A bundle whose process is a shell with `script`, its configuration changed by `change`.
 pub(crate) fn bundle(host: &Host, name: &str, script: &str, change: impl FnOnce(&mut Value)) -> PathBuf {
-    let dir = host.scratch(name);
-    let rootfs = dir.join("rootfs");
-    std::fs::create_dir_all(&rootfs).expect("mkdir");
-    let tar = dir.join("rootfs.tar");
-    std::fs::write(&tar, testkit::image::busybox_layer()).expect("write the layer");
-    tool("tar", &["-C", &rootfs.to_string_lossy(), "-xf", &tar.to_string_lossy()]);
+    let dir = host.bundle(name);
     let capabilities = json!(["CAP_KILL", "CAP_SYS_ADMIN"]);
     let mut config = json!({
         "ociVersion": "1.3.0",
