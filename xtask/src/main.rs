@@ -7,11 +7,14 @@
 //! - `roundtrip`: images that go to docker and podman and come back.
 //! - `test-images`: the Debian root file systems for the end-to-end suites.
 //! - `vm`: the end-to-end suite on another kernel, with control groups v2 alone, in a virtual machine.
+//! - `fuzz`: the fuzz targets of `/fuzz`, one of them (`TARGET [--seconds N]`) or `all`; `keep TARGET` chooses the inputs
+//!   that are kept; `tar-differential` reads the archives found with other readers too.
 //! - `soak`: 500 runs one after the other, and 16 at a time.
 
 mod bench;
 mod callers;
 mod checks;
+mod fuzz;
 mod images;
 mod packages;
 mod roundtrip;
@@ -35,8 +38,14 @@ fn main() -> ExitCode {
         ["roundtrip"] => roundtrip::run(),
         ["test-images"] => images::make(),
         ["vm", rest @ ..] => vm::run(rest),
+        ["fuzz", rest @ ..] => fuzz::main(rest),
         ["soak"] => checks::soak(),
-        _ => Err("cargo xtask test | tidy | bench [ROUNDS|pull] | callers [FILTER...] | roundtrip | test-images | soak | vm [--kernel 6.1|6.12|7.2] [--systemd] [FILTER...]".to_owned()),
+        _ => Err(
+            "cargo xtask test | tidy | bench [ROUNDS|pull] | callers [FILTER...] | roundtrip | test-images | soak | \
+             vm [--kernel 6.1|6.12|7.2] [--systemd] [FILTER...] | fuzz [TARGET | all [--seconds N] | keep TARGET | \
+             tar-differential]"
+                .to_owned(),
+        ),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,6 +4,9 @@
 pub mod client;
 pub mod dir;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod id;
 pub mod lifecycle;
 pub mod log;

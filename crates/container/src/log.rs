@@ -8,6 +8,8 @@
 //! process that ended without one. Text is UTF-8: each byte that is not becomes U+FFFD, as with docker; every other
 //! byte, NUL too, comes back as it was.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod reader;
 mod writer;
 

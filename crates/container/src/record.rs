@@ -169,7 +169,11 @@ pub fn now() -> String {
 /// When process `pid` started, in clock ticks since boot (`/proc/PID/stat`, field 22); `None` when it is gone.
 #[must_use]
 pub fn process_start(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    start_in(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Field 22 of a `/proc/PID/stat`.
+pub(crate) fn start_in(stat: &str) -> Option<u64> {
     // The command name, field 2, may hold spaces and parentheses; the last `)` ends it.
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19)?.parse().ok()
 }

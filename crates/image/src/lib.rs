@@ -18,6 +18,9 @@ mod closure;
 pub mod codec;
 pub mod content;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod inbound;
 pub mod layer;
 pub mod lists;

@@ -9,6 +9,9 @@
 
 pub mod digest;
 pub mod duration;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod image;
 pub mod platform;
 pub mod reference;

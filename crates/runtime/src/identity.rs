@@ -54,14 +54,29 @@ fn unknown(sentence: String) -> Error {
 
 /// Looks `user` and `extra` groups up in the files below `root`.
 pub(crate) fn look_up(root: impl AsFd, user: &str, extra: &[String]) -> Result<Credentials> {
-    let (user_text, group_text) = match user.split_once(':') {
-        Some((user, group)) => (user, Some(group)),
-        None => (user, None),
-    };
-    let word = if user_text.is_empty() { Word::Number(0) } else { Word::parse(user_text, "user")? };
+    let said = Said::parse(user)?;
     let passwd = read(&root, "etc/passwd")?;
     let group = read(&root, "etc/group")?;
-    resolve(word, group_text, extra, &passwd, &group)
+    resolve(said, extra, &passwd, &group)
+}
+
+/// `USER[:GROUP]`, taken apart.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said<'a> {
+    user: Word<'a>,
+    group: Option<&'a str>,
+}
+
+impl<'a> Said<'a> {
+    /// No user at all is root.
+    pub(crate) fn parse(text: &'a str) -> Result<Self> {
+        let (user, group) = match text.split_once(':') {
+            Some((user, group)) => (user, Some(group)),
+            None => (text, None),
+        };
+        let user = if user.is_empty() { Word::Number(0) } else { Word::parse(user, "user")? };
+        Ok(Self { user, group })
+    }
 }
 
 fn read(root: impl AsFd, path: &str) -> Result<String> {
@@ -106,7 +121,9 @@ fn number(field: &str) -> Option<u32> {
     if valid { field.parse().ok().filter(|number| *number != u32::MAX) } else { None }
 }
 
-fn resolve(user: Word<'_>, group: Option<&str>, extra: &[String], passwd: &str, groups: &str) -> Result<Credentials> {
+/// What `said` and `extra` groups are by the texts of the two files.
+pub(crate) fn resolve(said: Said<'_>, extra: &[String], passwd: &str, groups: &str) -> Result<Credentials> {
+    let Said { user, group } = said;
     let entry = passwd_lines(passwd).find(|(name, uid, ..)| match user {
         Word::Number(number) => *uid == number,
         Word::Name(wanted) => *name == wanted,
@@ -163,13 +180,8 @@ mod tests {
     const GROUP: &str = "root:x:0:\napp:x:1001:\nwheel:x:10:app,other\nbad:x:zz:app\naudio:x:29:other,app\n1001:x:0:\n";
 
     fn check(user: &str, extra: &[&str]) -> Result<(u32, u32, Vec<u32>)> {
-        let (word, group) = match user.split_once(':') {
-            Some((user, group)) => (user, Some(group)),
-            None => (user, None),
-        };
-        let word = if word.is_empty() { Word::Number(0) } else { Word::parse(word, "user")? };
         let extra: Vec<String> = extra.iter().map(|text| (*text).to_owned()).collect();
-        resolve(word, group, &extra, PASSWD, GROUP).map(|found| (found.uid, found.gid, found.groups))
+        resolve(Said::parse(user)?, &extra, PASSWD, GROUP).map(|found| (found.uid, found.gid, found.groups))
     }
 
     #[test]

@@ -24,6 +24,9 @@ pub mod capability;
 pub mod cgroup;
 pub mod created;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hooks;
 pub mod launch;
 pub mod resctrl;

@@ -216,6 +216,15 @@ impl Groups {
     }
 }
 
+/// Checks a request, for the fuzz target: what is accepted names one directory.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn check(rdt: &IntelRdt) {
+    if let Ok(request) = Request::new(rdt, "id") {
+        assert!(!request.group.contains('/') && request.group != "..", "{request:?}");
+        assert!(request.schemata.iter().all(|line| !line.contains('\n')), "{request:?}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

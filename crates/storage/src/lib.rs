@@ -18,6 +18,9 @@ mod compare;
 pub mod error;
 pub mod export;
 mod extract;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod idmap;
 mod inherit;
 pub mod jail;

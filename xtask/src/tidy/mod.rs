@@ -71,7 +71,7 @@ fn manifests(root: &Path) -> Vec<PathBuf> {
 
 /// Every Rust file of the workspace.
 fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut stack = vec![root.join("crates"), root.join("tests"), root.join("xtask")];
+    let mut stack = vec![root.join("crates"), root.join("tests"), root.join("xtask"), root.join("fuzz")];
     let mut all = Vec::new();
     while let Some(dir) = stack.pop() {
         for path in std::fs::read_dir(&dir).into_iter().flatten().flatten().map(|entry| entry.path()) {

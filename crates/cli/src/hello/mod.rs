@@ -7,6 +7,14 @@ mod render;
 
 use std::io::Write as _;
 
+/// Reads text as the kernel's files; for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text.lines().count();
+    assert!(facts::id_map(&text).len() <= lines && facts::mounts(&text).len() <= lines);
+}
+
 /// Prints the page; gives the exit code. `now` is this process's first instruction, nanoseconds of CLOCK_MONOTONIC.
 pub(crate) fn main(now: u64) -> i32 {
     let since = std::env::var("LIGHTER_RUN_STARTED").ok().and_then(|text| text.parse::<u64>().ok());

@@ -52,6 +52,22 @@ pub(crate) fn main(args: Vec<OsString>) -> i32 {
     }
 }
 
+/// Reads a command line, words separated by NUL, and does nothing; for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let words: Vec<String> = text.split('\0').map(str::to_owned).collect();
+    let (global, command) = arguments::parse(&words);
+    let _ = check_global(&global);
+    if let Ok(Command::Run(name, flags)) = command {
+        // Commands without a container have no words.
+        assert!(flags.words.is_empty() || arguments::is_id(flags.id()), "{name} {flags:?}");
+        for flag in ["memory", "interval", "preserve-fds", "pids-limit"] {
+            let _ = flags.number::<i64>(flag);
+        }
+    }
+}
+
 fn act(global: &Flags, command: Command) -> Result<i32, Failure> {
     check_global(global)?;
     let (name, flags) = match command {

@@ -302,7 +302,7 @@ impl Reader<'_> {
     }
 }
 
-fn parse(line: &[u8]) -> Option<Entry> {
+pub(super) fn parse(line: &[u8]) -> Option<Entry> {
     // After a power failure a file may begin with blocks of zeros.
     let start = line.iter().position(|&byte| byte != 0)?;
     let record: Record<'_> = serde_json::from_slice(&line[start..]).ok()?;

@@ -234,7 +234,7 @@ fn whole_characters(bytes: &[u8]) -> usize {
     }
 }
 
-fn encode(out: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str) {
+pub(super) fn encode(out: &mut Vec<u8>, stream: Stream, text: &[u8], time: &str) {
     out.reserve(text.len() + 80);
     out.extend_from_slice(b"{\"log\":\"");
     for chunk in text.utf8_chunks() {

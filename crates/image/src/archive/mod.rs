@@ -5,6 +5,8 @@
 
 mod changes;
 mod docker;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod import;
 mod layout;
 mod members;

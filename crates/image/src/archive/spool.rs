@@ -156,7 +156,7 @@ fn store(
 ///
 /// Names are only looked up, never opened; one that climbs or is absolute is refused all the same, because nobody
 /// writes such an archive in good faith.
-fn clean(name: &str) -> Result<String> {
+pub(super) fn clean(name: &str) -> Result<String> {
     let parts: Vec<&str> = name.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
     if name.starts_with('/') || parts.contains(&"..") || parts.is_empty() {
         return Err(Error::malformed("image archive", format!("{name:?} is not a name inside the archive")));
@@ -165,7 +165,7 @@ fn clean(name: &str) -> Result<String> {
 }
 
 /// The name a symbolic link at `link` points to, which must be inside the archive.
-fn join(link: &str, target: &str) -> Result<String> {
+pub(super) fn join(link: &str, target: &str) -> Result<String> {
     let outside = || Error::malformed("image archive", format!("{link:?} is a link out of the archive"));
     if target.starts_with('/') {
         return Err(outside());

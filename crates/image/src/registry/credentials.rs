@@ -97,7 +97,7 @@ impl Credentials {
 }
 
 /// The logins in `auths`, by registry, or with `paths` by whatever they are filed under.
-fn parse(bytes: &[u8], paths: bool) -> Result<BTreeMap<String, Login>> {
+pub(super) fn parse(bytes: &[u8], paths: bool) -> Result<BTreeMap<String, Login>> {
     #[derive(Deserialize)]
     struct Config {
         #[serde(default)]

@@ -330,6 +330,29 @@ fn skip_name(message: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Reads `text` as the two files, and `message` as an answer; for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(text: &str, message: &[u8]) {
+    let _ = in_hosts(text, "a.example");
+    let settings = Settings::parse(text);
+    assert!(settings.servers.len() <= SERVERS_MAX);
+    let _ = settings.candidates("a.example", false);
+    let Ok(question) = Question::new("a.example", 1) else { return };
+    // As a server answers: the same id and question, and then anything.
+    let mut answer = question.message.clone();
+    for (at, byte) in message.iter().take(10).enumerate() {
+        answer[2 + at] = *byte;
+    }
+    answer[2] |= 0x80;
+    answer[4..6].copy_from_slice(&[0, 1]);
+    answer.extend(message.iter().skip(10));
+    assert!(question.is_answered_by(&answer));
+    let _ = addresses(&question, &answer);
+    if question.is_answered_by(message) {
+        let _ = addresses(&question, message);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -120,7 +120,7 @@ impl Http {
 }
 
 /// How long the peer wants to be left alone: seconds or a date (RFC 9110 §10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let said = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = said.parse() {
         return Some(Duration::from_secs(seconds));
@@ -131,7 +131,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The text of a `Warning` header with code 299 and no agent.
-fn warning(value: &str) -> Option<String> {
+pub(super) fn warning(value: &str) -> Option<String> {
     let rest = value.trim().strip_prefix("299 - \"")?;
     let mut text = String::new();
     let mut chars = rest.chars();

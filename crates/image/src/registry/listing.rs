@@ -174,7 +174,7 @@ fn pages(
 }
 
 /// The target of `<…>; rel="next"` (RFC 8288).
-fn next_of(link: &str) -> Option<String> {
+pub(super) fn next_of(link: &str) -> Option<String> {
     link.split(',').find_map(|link| {
         let (target, parameters) = link.trim().strip_prefix('<')?.split_once('>')?;
         let next = parameters.split(';').any(|parameter| {

@@ -11,6 +11,8 @@ mod credentials;
 mod dns;
 mod endpoint;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod http;
 mod listing;
 mod lists;

@@ -51,7 +51,7 @@ struct Kept {
 
 /// A token server's answer.
 #[derive(Default, Deserialize)]
-struct Grant {
+pub(super) struct Grant {
     #[serde(default)]
     token: Option<String>,
     #[serde(default)]
@@ -63,18 +63,18 @@ struct Grant {
 }
 
 impl Grant {
-    fn read(answer: &[u8]) -> Option<Self> {
+    pub(super) fn read(answer: &[u8]) -> Option<Self> {
         serde_json::from_slice(answer).ok()
     }
 
     /// The token as the value of an `Authorization` header.
-    fn header(&self) -> Option<String> {
+    pub(super) fn header(&self) -> Option<String> {
         let token = self.token.as_ref().filter(|t| !t.is_empty()).or(self.access_token.as_ref())?;
         let sound = !token.is_empty() && token.bytes().all(|b| b.is_ascii_graphic());
         sound.then(|| format!("Bearer {token}"))
     }
 
-    fn life(&self) -> Duration {
+    pub(super) fn life(&self) -> Duration {
         let life = self.expires_in.filter(|seconds| *seconds > 0).map_or(LIFE, Duration::from_secs).min(LIFE_MAX);
         life - MARGIN.min(life / 4)
     }

@@ -132,11 +132,11 @@ impl Policy {
 
 /// An exception to a v1 default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Exception {
-    kind: Kind,
-    major: Option<u32>,
-    minor: Option<u32>,
-    access: u8,
+pub(super) struct Exception {
+    pub(super) kind: Kind,
+    pub(super) major: Option<u32>,
+    pub(super) minor: Option<u32>,
+    pub(super) access: u8,
 }
 
 impl Exception {
@@ -153,7 +153,7 @@ impl Exception {
             && self.access & other.access != 0
     }
 
-    fn line(&self) -> String {
+    pub(super) fn line(&self) -> String {
         let number = |value: Option<u32>| value.map_or_else(|| "*".to_owned(), |value| value.to_string());
         let mut line = format!("{} {}:{} ", self.kind.letter(), number(self.major), number(self.minor));
         for (bit, letter) in [(access::READ, 'r'), (access::WRITE, 'w'), (access::MKNOD, 'm')] {
@@ -165,7 +165,7 @@ impl Exception {
     }
 
     /// Reads a line of `devices.list`.
-    fn parse(line: &str) -> Option<(char, Self)> {
+    pub(super) fn parse(line: &str) -> Option<(char, Self)> {
         let mut fields = line.split_ascii_whitespace();
         let (kind, numbers, letters) = (fields.next()?, fields.next()?, fields.next()?);
         let (major, minor) = numbers.split_once(':')?;
@@ -187,13 +187,13 @@ impl Exception {
 
 /// A default and exceptions to it: all that v1 can hold.
 #[derive(Debug, PartialEq, Eq)]
-struct Exceptions {
-    allow: bool,
-    list: Vec<Exception>,
+pub(super) struct Exceptions {
+    pub(super) allow: bool,
+    pub(super) list: Vec<Exception>,
 }
 
 impl Exceptions {
-    fn from_policy(policy: &Policy) -> Result<Self> {
+    pub(super) fn from_policy(policy: &Policy) -> Result<Self> {
         let mut list: Vec<Exception> = Vec::with_capacity(policy.rules.len());
         for rule in &policy.rules {
             let new = Exception { kind: rule.kind, major: rule.major, minor: rule.minor, access: rule.access };

@@ -13,23 +13,23 @@ use super::error::Result;
 use super::limits::{DEVICES, invalid};
 
 /// `BPF_DEVCG_DEV_BLOCK` and `BPF_DEVCG_DEV_CHAR` (linux/bpf.h).
-const DEV_BLOCK: i32 = 1;
-const DEV_CHAR: i32 = 2;
+pub(super) const DEV_BLOCK: i32 = 1;
+pub(super) const DEV_CHAR: i32 = 2;
 
 // Operation codes (linux/bpf_common.h, linux/bpf.h): class | size or operand | operation.
-const LDX_W: u8 = 0x61;
-const MOV64_IMM: u8 = 0xb7;
-const MOV32_REG: u8 = 0xbc;
-const AND32_IMM: u8 = 0x54;
-const RSH32_IMM: u8 = 0x74;
-const JA: u8 = 0x05;
-const JSET32_IMM: u8 = 0x46;
-const JNE32_IMM: u8 = 0x56;
-const EXIT: u8 = 0x95;
+pub(super) const LDX_W: u8 = 0x61;
+pub(super) const MOV64_IMM: u8 = 0xb7;
+pub(super) const MOV32_REG: u8 = 0xbc;
+pub(super) const AND32_IMM: u8 = 0x54;
+pub(super) const RSH32_IMM: u8 = 0x74;
+pub(super) const JA: u8 = 0x05;
+pub(super) const JSET32_IMM: u8 = 0x46;
+pub(super) const JNE32_IMM: u8 = 0x56;
+pub(super) const EXIT: u8 = 0x95;
 
 // Registers: 0 holds the answer, 1 the context.
-const ANSWER: u8 = 0;
-const CONTEXT: u8 = 1;
+pub(super) const ANSWER: u8 = 0;
+pub(super) const CONTEXT: u8 = 1;
 const TYPE: u8 = 2;
 const WANTED: u8 = 3;
 const MAJOR: u8 = 4;
@@ -109,62 +109,9 @@ pub(super) fn apply(policy: &Policy, cgroup: BorrowedFd<'_>, new_group: bool) ->
 
 #[cfg(test)]
 mod tests {
-    use super::super::devices::{Rule, access};
+    use super::super::devices::Rule;
+    use super::super::model::{Request, interpret, model};
     use super::*;
-
-    /// One request as the kernel makes it.
-    #[derive(Clone, Copy, Debug)]
-    struct Request {
-        kind: Kind,
-        major: u32,
-        minor: u32,
-        access: u8,
-    }
-
-    /// What the rules mean: every access wanted is decided on its own by the last rule about it.
-    fn model(policy: &Policy, request: Request) -> bool {
-        [access::MKNOD, access::READ, access::WRITE].iter().filter(|&&bit| request.access & bit != 0).all(|&bit| {
-            let decisive = policy.rules.iter().rev().find(|rule| {
-                rule.kind == request.kind
-                    && rule.major.is_none_or(|major| major == request.major)
-                    && rule.minor.is_none_or(|minor| minor == request.minor)
-                    && rule.access & bit != 0
-            });
-            decisive.map_or(policy.allow, |rule| rule.allow)
-        })
-    }
-
-    /// Runs a program; any step outside what the generator may emit is a failure.
-    fn interpret(program: &[Insn], request: Request) -> u64 {
-        let kind = if request.kind == Kind::Block { DEV_BLOCK } else { DEV_CHAR };
-        let context = [u32::from(request.access) << 16 | kind.cast_unsigned(), request.major, request.minor];
-        let mut registers: [Option<u64>; 11] = [None; 11];
-        let mut at = 0_usize;
-        for _ in 0..program.len() {
-            let insn = program[at];
-            at += 1;
-            let (dst, immediate) = (usize::from(insn.dst()), insn.imm.cast_unsigned());
-            let low = |register: usize| u32::try_from(registers[register].expect("set") & 0xffff_ffff).expect("masked");
-            let jump = usize::try_from(insn.off);
-            match insn.code {
-                LDX_W => {
-                    assert_eq!(insn.src(), CONTEXT);
-                    registers[dst] = Some(context[usize::try_from(insn.off).expect("positive") / 4].into());
-                }
-                MOV64_IMM => registers[dst] = Some(i64::from(insn.imm).cast_unsigned()),
-                MOV32_REG => registers[dst] = Some(low(usize::from(insn.src())).into()),
-                AND32_IMM => registers[dst] = Some((low(dst) & immediate).into()),
-                RSH32_IMM => registers[dst] = Some((low(dst) >> immediate).into()),
-                JA => at += jump.expect("forward"),
-                JSET32_IMM if low(dst) & immediate != 0 => at += jump.expect("forward"),
-                JNE32_IMM if low(dst) != immediate => at += jump.expect("forward"),
-                JSET32_IMM | JNE32_IMM => {}
-                EXIT => return registers[usize::from(ANSWER)].expect("an answer"),
-                code => panic!("unknown operation {code:#x}"),
-            }
-        }
-        panic!("no end");
-    }
 
     /// A small generator of pseudo-random numbers, so that the cases are the same every time.
     struct Random(u64);

@@ -226,7 +226,7 @@ fn find_by_convention(base: &OwnedFd, name: &str) -> Result<Option<Hierarchy>> {
 }
 
 /// Where the mount table says the hierarchy `name` is; the first mount wins, since later ones are often copies of it.
-fn mounted_at(table: &str, name: &str) -> Option<(PathBuf, Version)> {
+pub(super) fn mounted_at(table: &str, name: &str) -> Option<(PathBuf, Version)> {
     for line in table.lines() {
         let Some((left, right)) = line.split_once(" - ") else { continue };
         let mut right = right.split(' ');

@@ -14,10 +14,14 @@ mod devices;
 mod ebpf;
 mod error;
 mod file;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod host;
 mod limits;
 mod limits_v1;
 mod limits_v2;
+#[cfg(any(test, feature = "fuzzing"))]
+mod model;
 mod path;
 mod remove;
 mod stats;
@@ -108,6 +112,16 @@ impl EntryFds {
     }
 }
 
+/// The group that a `/proc/PID/cgroup` names in the unified hierarchy.
+fn unified_path(text: &str) -> Result<&str> {
+    let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    // Outside the reader's cgroup namespace paths begin with `/..`.
+    if path == "/" || path.starts_with("/../") {
+        return Err(Error::NotFound { path: path.to_owned() });
+    }
+    Ok(path)
+}
+
 impl Cgroup {
     /// The group at `path` below the root of every hierarchy, made earlier. A hierarchy mounted since then, in which
     /// the group does not exist, is left out.
@@ -133,12 +147,7 @@ impl Cgroup {
     pub fn of_process_v2(host: &Arc<Host>, pid: Pid) -> Result<Self> {
         let file = format!("/proc/{}/cgroup", pid.as_raw_nonzero());
         let text = file::read_at(rustix::fs::CWD, &file, file::SMALL).at("read", &file)?;
-        let path = text.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
-        // Outside the reader's cgroup namespace paths begin with `/..`.
-        if path == "/" || path.starts_with("/../") {
-            return Err(Error::NotFound { path: path.to_owned() });
-        }
-        Self::open(host, path)
+        Self::open(host, unified_path(&text)?)
     }
 
     fn new(host: &Arc<Host>, path: GroupPath) -> Self {

@@ -230,7 +230,7 @@ impl Cgroup {
     }
 }
 
-fn detail(text: &str) -> BTreeMap<String, u64> {
+pub(super) fn detail(text: &str) -> BTreeMap<String, u64> {
     entries(text).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
@@ -240,7 +240,7 @@ fn device(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Reads two files of lines `major:minor Operation number`.
-fn block_v1(bytes: &str, operations: &str) -> Vec<BlockDeviceStats> {
+pub(super) fn block_v1(bytes: &str, operations: &str) -> Vec<BlockDeviceStats> {
     let mut devices: BTreeMap<(u32, u32), BlockDeviceStats> = BTreeMap::new();
     for (text, counts_bytes) in [(bytes, true), (operations, false)] {
         for line in text.lines() {
@@ -268,7 +268,7 @@ fn block_v1(bytes: &str, operations: &str) -> Vec<BlockDeviceStats> {
 }
 
 /// Reads lines `major:minor key=number …`.
-fn block_v2(text: &str) -> Vec<BlockDeviceStats> {
+pub(super) fn block_v2(text: &str) -> Vec<BlockDeviceStats> {
     let line = |line: &str| {
         let mut fields = line.split_ascii_whitespace();
         let (major, minor) = device(fields.next()?)?;

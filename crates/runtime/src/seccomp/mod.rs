@@ -10,8 +10,12 @@ mod call_table;
 mod calls;
 mod codegen;
 mod default_profile;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+#[cfg(any(test, feature = "fuzzing"))]
 mod model;
+#[cfg(test)]
+mod model_tests;
 mod policy;
 mod profile_file;
 

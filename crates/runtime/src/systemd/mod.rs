@@ -8,6 +8,8 @@
 //! Limits are said twice, as properties and as files of the group: see [`properties`].
 
 mod bus;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod properties;
 mod wire;
 

@@ -249,6 +249,34 @@ fn files_in(dir: &Path, endings: &[&str]) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Reads `text` in each of the four forms, and asks for the endpoints of `reference`; for the fuzz target.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(text: &str, reference: &Reference) {
+    let path = Path::new("fuzz");
+    let alone = |own, containers, daemon| Configuration { own, containers, daemon, certs: Vec::new() };
+    let none = registries_conf::Registries::default;
+    let mut read = Vec::new();
+    if let Ok(registries) = registries_conf::Registries::parse(text, path) {
+        read.push(alone(registries.clone(), none(), daemon::Daemon::default()));
+        read.push(alone(none(), registries, daemon::Daemon::default()));
+    }
+    if let Ok(daemon) = daemon::Daemon::parse(text, path) {
+        read.push(alone(none(), none(), daemon));
+    }
+    for configuration in read {
+        let _ = configuration.alias(reference.path());
+        configuration.tune(&mut Options::default());
+        if let Ok(endpoints) = configuration.endpoints(reference, false) {
+            assert!(endpoints.iter().all(|endpoint| !endpoint.authority.is_empty()), "{endpoints:?}");
+        }
+    }
+    if let Ok(hosts) = hosts_toml::Hosts::parse(text, path)
+        && let Ok(endpoints) = hosts.endpoints(reference.domain(), reference.path())
+    {
+        assert!(endpoints.iter().all(|endpoint| !endpoint.authority.is_empty()), "{endpoints:?}");
+    }
+}
+
 /// An error in a configuration file.
 fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     Error::configuration(path.display().to_string(), reason.into())

@@ -1,0 +1,4 @@
+//! [`image::fuzzing::compressed`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| image::fuzzing::compressed(data));

@@ -1,0 +1,4 @@
+//! [`runtime::fuzzing::config`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| runtime::fuzzing::config(data));

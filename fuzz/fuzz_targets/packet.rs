@@ -1,0 +1,4 @@
+//! [`container::fuzzing::packet`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| container::fuzzing::packet(data));
