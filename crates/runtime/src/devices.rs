@@ -1,8 +1,9 @@
 //! Device nodes: the ones every container has, and those of `linux.devices`.
 //!
-//! Whoever makes the container makes `/dev` with its nodes, since only the host's root may make any. A node that even it
-//! cannot make, and one that belongs outside `/dev` while the container has a user namespace, is mounted instead: an empty
-//! file marks the place, and the node, a copy of the host's own, comes after all other mounts.
+//! Only the host's root may make any: the process itself while it has that privilege, and whoever makes the container where
+//! it has a user namespace. A node that even the latter cannot make, and one that belongs outside `/dev` while the container
+//! has a user namespace, is mounted instead: an empty file marks the place, and the node, a copy of the host's own, comes
+//! after all other mounts.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Component, Path};
@@ -30,7 +31,7 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// `/dev`: made here and not in the container, since only the host's root makes device nodes, and one tmpfs with six
+/// `/dev`: made before the container's root is entered, since only the host's root makes device nodes, and one tmpfs with six
 /// nodes is cheaper than six bind mounts. Everything belongs to the container's root. What has to be mounted goes to
 /// `nodes`.
 pub(crate) fn dev(plan: &Plan<'_>, mount: &MountPlan, nodes: &mut Vec<OwnedFd>) -> Result<OwnedFd> {

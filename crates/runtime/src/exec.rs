@@ -189,7 +189,7 @@ fn run(inside: &Inside<'_>) -> Result<()> {
     let Inside { exec, confinement, tuning, affinity, entry, link } = *inside;
     entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
     affinity.finish()?;
-    let fixed_groups = link.await_mapped()?;
+    let fixed_groups = link.await_mapped()? || exec.identity.keeps_groups();
     if exec.spec.namespace(NamespaceKind::User).is_some() {
         let linux = exec.spec.linux.as_ref();
         let id = |map: Option<&[IdMapping]>| map.filter(|map| !map.is_empty()).map_or(0, idmap::set_up_id);

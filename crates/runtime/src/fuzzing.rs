@@ -43,7 +43,7 @@ pub fn config(bytes: &[u8]) {
         rootfs: Rootfs::AsIs("/".into()),
         stdio: if terminal { Stdio::Terminal { size: None } } else { Stdio::Inherit },
         preserve: Vec::new(),
-        identity: Identity::Spec,
+        identity: Identity::Spec { keep_groups: false },
         init: false,
         make_cwd: false,
         die_with_caller: false,

@@ -76,7 +76,7 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     for (flag, file) in &plan.joins {
         sys::process::join(file, *flag).doing(|| "cannot join a namespace".to_owned())?;
     }
-    let fixed_groups = link.await_mapped()?;
+    let fixed_groups = link.await_mapped()? || plan.identity.keeps_groups();
     if plan.ordinary {
         hide()?;
     }

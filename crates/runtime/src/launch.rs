@@ -67,7 +67,11 @@ pub enum Groups<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Identity {
     /// `process.user` holds numbers.
-    Spec,
+    Spec {
+        /// The caller's supplementary groups stay, which a user namespace may have no numbers for, instead of
+        /// `additionalGids`.
+        keep_groups: bool,
+    },
     /// `USER[:GROUP]` and further groups by name or number, looked up in the container's own `/etc/passwd` and
     /// `/etc/group`; also sets `HOME` when the environment lacks it.
     Lookup {
@@ -76,6 +80,12 @@ pub enum Identity {
         /// Additional groups.
         groups: Vec<String>,
     },
+}
+
+impl Identity {
+    pub(crate) fn keeps_groups(&self) -> bool {
+        matches!(self, Self::Spec { keep_groups: true })
+    }
 }
 
 /// The root file system.

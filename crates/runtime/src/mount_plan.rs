@@ -129,6 +129,10 @@ impl MountPlan {
                 },
             }
         };
+        if matches!(plan.source, Source::New { .. } | Source::Dev) {
+            // Nothing is mounted below a new file system: it is all that `rro` and its like have to change.
+            (plan.set, plan.clear) = (plan.set | plan.set_all, plan.clear | plan.clear_all);
+        }
         if plan.copy_up && plan.target == Path::new("/") {
             return Err(wrong(&field, "tmpcopyup cannot be the root's: there would be nothing left to copy"));
         }
@@ -334,6 +338,7 @@ mod tests {
         assert_eq!(mount.source, Source::New { kind: "tmpfs".to_owned(), source: Some("/src".to_owned()) });
         assert_eq!(mount.data[0], ("size".to_owned(), Some("1m".to_owned())));
         assert_eq!(mount.data[2], ("noswap".to_owned(), None));
+        assert_eq!(plan("tmpfs", &["rro"]).set, Attributes::RDONLY);
     }
 
     #[test]

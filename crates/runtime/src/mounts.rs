@@ -49,6 +49,7 @@ fn make_callers(
             Source::Bind { path, recursive } => {
                 made.push(bind(plan, mount, path, *recursive, if map_binds { userns } else { None }, userns)?);
             }
+            Source::Dev if plan.makes_dev() => {}
             Source::Dev => made.push(devices::dev(plan, mount, &mut nodes)?),
             Source::Cgroup => match cgroup {
                 Some(cgroup) => {

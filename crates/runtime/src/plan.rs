@@ -115,6 +115,13 @@ impl<'a> Plan<'a> {
         })
     }
 
+    /// Whether the process makes `/dev` itself: it keeps the host's root's privilege for that in the host's user namespace
+    /// alone.
+    pub(crate) fn makes_dev(&self) -> bool {
+        let joined = self.joins.iter().any(|(flag, _)| *flag == Namespaces::USER);
+        !self.ordinary && !joined && !self.has_user_namespace()
+    }
+
     pub(crate) fn has_user_namespace(&self) -> bool {
         self.namespaces.contains(Namespaces::USER)
     }
@@ -354,7 +361,7 @@ mod tests {
             rootfs: crate::Rootfs::AsIs("/".into()),
             stdio: Stdio::Inherit,
             preserve: Vec::new(),
-            identity: Identity::Spec,
+            identity: Identity::Spec { keep_groups: false },
             init: false,
             make_cwd: false,
             die_with_caller: false,

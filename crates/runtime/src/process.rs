@@ -27,7 +27,7 @@ const UMASK: u32 = 0o022;
 pub(crate) fn identify(root: impl AsFd, process: &Process, identity: &Identity) -> Result<(Credentials, Vec<String>)> {
     let mut environment = process.env.clone();
     let credentials = match identity {
-        Identity::Spec => {
+        Identity::Spec { keep_groups } => {
             if !environment.iter().any(|variable| variable.starts_with("HOME=")) {
                 // Numbers are numbers whatever the image's lists say, so a damaged one only leaves the default.
                 let home =
@@ -37,7 +37,7 @@ pub(crate) fn identify(root: impl AsFd, process: &Process, identity: &Identity) 
             Credentials {
                 uid: process.user.uid,
                 gid: process.user.gid,
-                groups: process.user.additional_gids.clone(),
+                groups: if *keep_groups { Vec::new() } else { process.user.additional_gids.clone() },
                 home: None,
             }
         }
@@ -90,8 +90,8 @@ pub(crate) fn find_command(process: &Process, environment: &[String]) -> Result<
 /// with it, the filter comes last.
 ///
 /// A filter's listener is handed over by `handover`; without one nobody listens, and calls for an agent are ENOSYS.
-/// `fixed_groups` is whether the user namespace lets nobody change supplementary groups: then those of the caller stay,
-/// whom they are known by outside only.
+/// `fixed_groups` is whether the user namespace lets nobody change supplementary groups, or they were asked to stay: then
+/// those of the caller stay, whom they are known by outside only.
 pub(crate) fn confine(
     confinement: &Confinement,
     process: &Process,

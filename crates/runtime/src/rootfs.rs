@@ -17,10 +17,14 @@ use crate::{copy_up, devices, new_mounts};
 const PROC: i64 = 0x9fa0;
 const SYSFS: i64 = 0x6265_6572;
 
-/// File systems of the process's own namespaces, made while the caller prepares the rest: one per [`Source::New`].
+/// File systems of the process's own namespaces, made while the caller prepares the rest: one per [`Source::New`], and
+/// `/dev` where the process may make nodes. They get their mounts' numbers, by which `/proc/self/mountinfo` is sorted, in
+/// the configuration's order.
 #[derive(Debug, Default)]
 pub(crate) struct Own {
     mounts: Vec<OwnedFd>,
+    /// Nodes of its `/dev` that have to be mounted.
+    nodes: Vec<OwnedFd>,
     /// The root of the container's procfs, which stays reachable here whatever is mounted over it; the caller's where the
     /// container mounts none of its own and something has to be set there.
     pub(crate) proc: Option<OwnedFd>,
@@ -32,7 +36,14 @@ pub(crate) struct Own {
 pub(crate) fn make_own(plan: &Plan<'_>) -> Result<Own> {
     let mut own = Own::default();
     for mount in &plan.mounts {
-        let Source::New { kind, source } = &mount.source else { continue };
+        let (kind, source) = match &mount.source {
+            Source::New { kind, source } => (kind, source),
+            Source::Dev if plan.makes_dev() => {
+                own.mounts.push(devices::dev(plan, mount, &mut own.nodes)?);
+                continue;
+            }
+            _ => continue,
+        };
         let made = new_mounts::make(plan, mount, kind, source.as_deref())?;
         let copy = || made.try_clone().at("dup", kind).doing(|| format!("cannot keep {kind}"));
         match kind.as_str() {
@@ -127,7 +138,11 @@ fn attach_all(
     let mut news = std::mem::take(&mut own.mounts).into_iter();
     for mount in &plan.mounts {
         match &mount.source {
-            Source::New { .. } => {
+            Source::Dev if !plan.makes_dev() => {
+                let made = callers.next().ok_or_else(missing)?;
+                attach(root, mount, &made)?;
+            }
+            Source::New { .. } | Source::Dev => {
                 let made = news.next().ok_or_else(missing)?;
                 attach(root, mount, &made)?;
             }
@@ -140,14 +155,14 @@ fn attach_all(
                         .doing(|| format!("cannot show the control group {name}"))?;
                 }
             }
-            Source::Bind { .. } | Source::Dev => {
+            Source::Bind { .. } => {
                 let made = callers.next().ok_or_else(missing)?;
                 attach(root, mount, &made)?;
             }
             Source::Link { to } => link_like(root, mount, to)?,
         }
     }
-    devices::place(plan, root, &mut callers)
+    devices::place(plan, root, &mut std::mem::take(&mut own.nodes).into_iter().chain(callers))
 }
 
 /// Makes a symbolic link at the mount's place; one that is there already has to be the same.

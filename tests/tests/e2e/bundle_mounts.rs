@@ -138,6 +138,23 @@ fn devices_are_where_they_are_asked_for() {
 }
 
 #[test]
+fn new_file_systems_are_listed_in_the_configurations_order() {
+    let host = Host::new();
+    // Sorted by mount id, which the kernel gives when a file system is made and not when it is attached.
+    let dir = bundle(&host, "order", &["sh", "-c", "cut -d' ' -f5 /proc/self/mountinfo"]);
+    edit(&dir, |config| {
+        config["linux"]["maskedPaths"] = json!([]);
+        config["linux"]["readonlyPaths"] = json!([]);
+        add_mount(config, json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts"}));
+        add_mount(config, json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["rro"]}));
+    });
+    assert_eq!(run(&host, &dir, "order"), "/\n/proc\n/dev\n/sys\n/dev/pts\n/dev/shm");
+    edit(&dir, |config| config["process"]["args"] = json!(["sh", "-c", "touch /dev/shm/x && ls -l /dev/null"]));
+    let output = runtime(&host, &["run", "--bundle", &path(&dir), &unique("order")]);
+    assert!(output.exits(1).err().contains("Read-only"), "rro holds for a new file system: {output}");
+}
+
+#[test]
 fn create_hooks_find_the_mounts_in_place() {
     let host = Host::new();
     let dir = bundle(

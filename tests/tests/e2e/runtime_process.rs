@@ -237,6 +237,23 @@ fn what_was_got_over_is_in_the_log() {
 }
 
 #[test]
+fn the_callers_groups_stay_where_the_annotation_says_so() {
+    let host = Host::new();
+    for (name, annotation, groups) in [("kept", "1", "Groups:\t7 8"), ("dropped", "0", "Groups:\t9")] {
+        let dir = bundle(&host, name, "grep Groups: /proc/self/status", |config| {
+            config["annotations"] = json!({"run.oci.keep_original_groups": annotation});
+            config["process"]["user"]["additionalGids"] = json!([9]);
+        });
+        let inner = host.runtime(&["run", "--bundle", &text(&dir), &unique("groups")]);
+        let mut outer = std::process::Command::new("setpriv");
+        outer.args(["--groups", "7,8"]).arg(inner.get_program()).args(inner.get_args());
+        outer.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        assert_eq!(host.finish(outer, None, DEADLINE).ok().out(), groups, "{name}");
+    }
+    host.assert_clean();
+}
+
+#[test]
 fn hooks_write_where_their_annotations_say() {
     let host = Host::new();
     let dir = host.scratch("output");

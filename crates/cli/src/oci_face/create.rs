@@ -112,7 +112,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
             rootfs: Rootfs::AsIs(record.rootfs.clone()),
             stdio,
             preserve,
-            identity: Identity::Spec,
+            identity: identity(&spec),
             init: false,
             make_cwd: true,
             die_with_caller: start == Start::Attached,
@@ -219,6 +219,12 @@ fn bind_from_bundle(spec: &mut Spec, bundle: &Path) {
             *source = bundle.join(&source);
         }
     }
+}
+
+/// The process's user; crun's annotation, which Podman sets for `--group-add keep-groups`, leaves it the caller's groups.
+pub(super) fn identity(spec: &Spec) -> Identity {
+    const KEEP: &str = "run.oci.keep_original_groups";
+    Identity::Spec { keep_groups: spec.annotations.get(KEEP).is_some_and(|value| value == "1") }
 }
 
 /// Lets a container that may make devices use `/dev/net/tun`, as runc and crun do beyond the specification's own list: runc

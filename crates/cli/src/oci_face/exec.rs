@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use oci::runtime::{LinuxCapabilities, Process, Spec};
-use runtime::{Exec, Identity};
+use runtime::Exec;
 use rustix::fs::{Mode, OFlags};
 use sys::Context as _;
 
@@ -50,7 +50,7 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
         bundle: &record.bundle,
         process: &process,
         stdio,
-        identity: Identity::Spec,
+        identity: create::identity(&spec),
         cgroup: cgroup.as_deref(),
         ordinary: !rustix::process::geteuid().is_root(),
         preserve,

@@ -143,7 +143,9 @@ fn abilities() -> Value {
             "netDevices": {"enabled": false},
         },
         "annotations": {"org.lighter.version": env!("CARGO_PKG_VERSION")},
-        "potentiallyUnsafeConfigAnnotations": ["run.oci.hooks.stderr", "run.oci.hooks.stdout", "run.oci.seccomp.receiver"],
+        "potentiallyUnsafeConfigAnnotations": [
+            "run.oci.hooks.stderr", "run.oci.hooks.stdout", "run.oci.keep_original_groups", "run.oci.seccomp.receiver",
+        ],
     })
 }
 
