@@ -52,7 +52,7 @@ fn dispatch(mut args: impl Iterator<Item = OsString>, started: u64, class: &mut 
                 return Ok(0);
             }
             flag if flag.starts_with('-') => {
-                return Err(Failure::usage_hint(format!("unknown flag {flag:?}"), "lighter --help"));
+                return Err(Failure::line(format!("unknown flag {flag:?}"), "lighter --help", 125));
             }
             _ => break arg.to_string_lossy().into_owned(),
         }
@@ -197,12 +197,12 @@ mod tests {
         for (words, code, part) in [
             (vec!["rnu"], "1", "did you mean \"run\""),
             (vec!["frobnicate"], "1", "lists the commands"),
-            (vec!["--frob"], "1", "unknown flag"),
+            (vec!["--frob"], "125", "unknown flag"),
             (vec!["--root"], "1", "needs a directory"),
             (vec!["image", "lss"], "1", "did you mean \"ls\""),
             (vec!["run", "--frob", "x"], "125", "--frob"),
-            (vec!["exec"], "125", "at least"),
-            (vec!["ps", "--frob"], "1", "--frob"),
+            (vec!["exec"], "1", "at least"),
+            (vec!["ps", "--frob"], "125", "--frob"),
         ] {
             let error = run(&words).expect_err("refused");
             assert!(error.starts_with(&format!("{code} Error: ")) && error.contains(part), "{error}");

@@ -18,6 +18,15 @@ pub(crate) enum Failure {
         /// What to write instead.
         hint: Option<String>,
     },
+    /// The words of the command line cannot be read: an unknown flag, a value that is none, too few words.
+    Line {
+        /// What is wrong.
+        message: String,
+        /// What to write instead.
+        hint: String,
+        /// Exit code, whatever the verb.
+        code: u8,
+    },
     /// The engine refused or failed.
     Engine(engine::Error),
     /// A file or stream of the caller failed.
@@ -52,6 +61,11 @@ impl Failure {
         Self::Usage { message: message.into(), hint: Some(hint.into()) }
     }
 
+    /// A command line that cannot be read.
+    pub(crate) fn line(message: impl Into<String>, hint: impl Into<String>, code: u8) -> Self {
+        Self::Line { message: message.into(), hint: hint.into(), code }
+    }
+
     /// `error` happened while `doing`.
     pub(crate) fn io(doing: impl Into<String>, error: impl Into<io::Error>) -> Self {
         Self::Io { doing: doing.into(), error: error.into() }
@@ -61,6 +75,7 @@ impl Failure {
     pub(crate) fn code(&self, class: Class) -> u8 {
         match (self, class) {
             (Self::Engine(error), _) => engine_code(error.kind(), class),
+            (Self::Line { code, .. }, _) => *code,
             // Whoever reads our output went away: as if SIGPIPE had ended us.
             (Self::Io { error, .. }, _) if error.kind() == io::ErrorKind::BrokenPipe => 141,
             (Self::Usage { .. } | Self::Io { .. }, Class::Process) => 125,
@@ -85,7 +100,7 @@ impl Failure {
     /// The text of [`report`](Self::report).
     pub(crate) fn render(&self, colour: bool) -> String {
         let (message, causes) = match self {
-            Self::Usage { message, .. } => (message.clone(), Vec::new()),
+            Self::Usage { message, .. } | Self::Line { message, .. } => (message.clone(), Vec::new()),
             Self::Engine(error) => (error.to_string(), causes(error)),
             Self::Io { doing, error } => (doing.clone(), vec![sentence(error)]),
         };
@@ -103,6 +118,7 @@ impl Failure {
     fn hint(&self) -> &str {
         match self {
             Self::Usage { hint, .. } => hint.as_deref().unwrap_or("lighter VERB --help tells what a verb takes"),
+            Self::Line { hint, .. } => hint,
             Self::Engine(error) => error.hint_text().unwrap_or_else(|| engine_hint(error.kind())),
             Self::Io { .. } => "see that the file or stream is there and may be used",
         }
@@ -216,6 +232,9 @@ mod tests {
         }
         assert_eq!(Failure::usage("x").code(Class::Process), 125);
         assert_eq!(Failure::usage("x").code(Class::Plain), 1);
+        for class in [Class::Plain, Class::Process] {
+            assert_eq!(Failure::line("x", "y", 125).code(class), 125);
+        }
         let gone = Failure::io("write", io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!(gone.code(Class::Plain), 141);
     }

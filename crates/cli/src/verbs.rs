@@ -305,7 +305,7 @@ pub(crate) const VERBS: &[Verb] = &[
             FORMAT_LONG,
             NO_TRUNC,
             Flag::switch("quiet", "Only ids").short('q'),
-            Flag::later("tree", false, later::REGISTRY),
+            Flag::switch("tree", "Show each image's platforms below it"),
         ]],
         images::parse_list,
     ),

@@ -370,6 +370,14 @@ impl ImageStore {
         self.content.write_index(manifests)
     }
 
+    /// When the record was written, which is when the image got this name; `None` when it is gone.
+    #[must_use]
+    pub fn written(&self, record: &ImageRecord) -> Option<jiff::Timestamp> {
+        let name = format!("{}{SUFFIX}", record.file_name());
+        let stat = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        jiff::Timestamp::new(stat.st_mtime, i32::try_from(stat.st_mtime_nsec).ok()?).ok()
+    }
+
     fn load(&self, name: &str) -> Result<Option<ImageRecord>> {
         #[derive(Deserialize)]
         struct Version {

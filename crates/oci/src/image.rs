@@ -301,6 +301,9 @@ pub struct ImageConfig {
     /// Docker's free-form remark.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
     pub comment: String,
+    /// The docker that made it, as images of old say.
+    #[serde(deserialize_with = "lenient", skip_serializing_if = "String::is_empty")]
+    pub docker_version: String,
 }
 
 /// `rootfs` of an image configuration.

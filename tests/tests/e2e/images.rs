@@ -5,6 +5,32 @@ use testkit::image::{Packing, digest};
 use testkit::{Host, Image, Tar};
 
 #[test]
+fn a_tree_shows_the_platforms_of_an_index() {
+    let host = Host::new();
+    let registry = testkit::Registry::start();
+    let arm = Image::busybox("x").platform("arm64", Some("v8")).file("p", 0o644, b"arm");
+    let layout = Image::oci_index(&[Image::busybox("x"), arm], testkit::image::Packing::Gzip);
+    registry.push_layout(&layout, "many:1");
+    let name = registry.reference("many:1");
+    host.lighter(&["pull", "-q", &name]).ok();
+    let other = registry.reference("other:2");
+    host.lighter(&["tag", &name, &other]).ok();
+    host.load(&Image::busybox("plain:1"));
+    host.lighter(&["create", "--name", "box", &name, "true"]).ok();
+    let tree = host.lighter(&["images", "--tree"]).ok().out();
+    let row = |start: &str| tree.lines().find(|line| line.starts_with(start)).unwrap_or_default().to_owned();
+    assert!(row("├─ linux/amd64").ends_with("    U") && !row("├─ linux/amd64").contains(" 0B"), "{tree}");
+    let absent = row("└─ linux/arm64");
+    assert_eq!(absent.split_whitespace().collect::<Vec<_>>()[3..], ["0B", "0B"], "{tree}");
+    assert!(tree.contains(&name) && tree.contains(&other) && row("plain:1").contains("MB"), "{tree}");
+    assert_eq!(tree.lines().filter(|line| line.starts_with("├─")).count(), 1, "one tree for both names: {tree}");
+    let one = host.lighter(&["images", "--tree", "plain"]).ok().out();
+    assert!(one.contains("plain:1") && !one.contains(&name), "{one}");
+    host.lighter(&["images", "--tree", "-q"]).refused(1, "not yet supported with --tree");
+    host.lighter(&["rm", "box"]).ok();
+}
+
+#[test]
 fn loads_a_docker_archive_from_a_file() {
     let host = Host::new();
     let file = host.scratch("files").join("busybox.tar");

@@ -26,7 +26,16 @@ fn bad_flags_are_named() {
     run(&["--hostname", "not a name"]).refused(125, "not a name");
     run(&["--stop-signal", "NOSIG"]).refused(125, "NOSIG");
     run(&["--no-such-flag"]).refused(125, "no-such-flag");
-    host.lighter(&["run"]).exits(125);
+    // As docker's: flags that cannot be read are 125 for every verb, a wrong number of words is 1.
+    for verb in [&["ps"][..], &["rm", "x"], &["images"], &["volume", "ls"], &["system", "df"], &["start", "x"]] {
+        host.lighter(&[verb, &["--no-such-flag"]].concat()).refused(125, "no-such-flag");
+    }
+    host.lighter(&["--no-such-flag", "ps"]).refused(125, "no-such-flag");
+    host.lighter(&["ps", "-n", "some"]).refused(125, "some");
+    host.lighter(&["ps", "--filter", "some=thing"]).refused(1, "some");
+    for verb in ["run", "create", "exec", "rm", "logs", "inspect"] {
+        host.lighter(&[verb]).refused(1, "argument");
+    }
     assert_eq!(host.lighter(&["ps", "-aq"]).ok().out(), "");
     host.assert_clean();
 }

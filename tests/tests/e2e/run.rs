@@ -141,6 +141,52 @@ fn signals_reach_the_command() {
 }
 
 #[test]
+fn whoever_asks_three_times_leaves_a_command_that_does_not_end() {
+    let host = Host::with_busybox();
+    let script = "trap 'echo asked' INT TERM; echo ready; while :; do sleep 0.05; done";
+    let mut running = host.spawn(&["run", "--rm", "--name", "stubborn", "busybox", "sh", "-c", script]);
+    running.wait_for("ready", DEADLINE);
+    for signal in [Signal::INT, Signal::TERM] {
+        running.signal(signal);
+        running.wait_for("asked", DEADLINE);
+    }
+    running.signal(Signal::INT);
+    running.finish(Duration::from_secs(20)).refused(1, "got 3 SIGTERM/SIGINTs");
+    host.wait_status("stubborn", "running");
+    host.lighter(&["kill", "stubborn"]).ok();
+    let gone = || host.lighter(&["ps", "-aq"]).ok().out().is_empty();
+    assert!(testkit::wait::becomes_true(DEADLINE, gone), "--rm holds without the client too");
+    host.assert_clean();
+}
+
+#[test]
+fn exec_in_a_place_that_is_not_there_is_127() {
+    let host = Host::with_busybox();
+    let id = host.detached(&[], &["sleep", "1000"]);
+    host.lighter(&["exec", "-w", "/nosuch", &id, "true"]).refused(127, "/nosuch");
+    host.lighter(&["exec", "-w", "/bin/busybox", &id, "true"]).refused(127, "/bin/busybox");
+    host.lighter(&["exec", "-w", "relative", &id, "true"]).refused(125, "relative");
+    host.lighter(&["exec", &id, "/nosuch"]).refused(127, "/nosuch");
+    host.lighter(&["exec", &id, "/etc"]).refused(126, "/etc");
+    assert_eq!(host.lighter(&["exec", "-w", "/bin", &id, "pwd"]).ok().out(), "/bin");
+    host.lighter(&["rm", "-f", &id]).ok();
+}
+
+#[test]
+fn moments_are_shown_where_the_caller_is() {
+    let host = Host::with_busybox();
+    host.lighter(&["create", "--name", "box", "busybox", "true"]).ok();
+    let shown = |zone: &str| {
+        let mut command = host.command(&["ps", "-a", "--format", "{{.CreatedAt}}"]);
+        command.env("TZ", zone);
+        host.finish(command, None, DEADLINE).ok().out()
+    };
+    assert!(shown("UTC0").ends_with(" +0000 UTC"), "{}", shown("UTC0"));
+    assert!(shown("AAA-3:30").ends_with(" +0330 AAA"), "{}", shown("AAA-3:30"));
+    host.lighter(&["rm", "box"]).ok();
+}
+
+#[test]
 fn a_command_killed_by_a_signal_gives_128_and_its_number() {
     let host = Host::with_busybox();
     let mut running =

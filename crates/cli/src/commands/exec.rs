@@ -72,7 +72,9 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
             End::Signalled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
             End::Detached(_) => Ok(0),
             End::OutputClosed => Ok(141),
-            End::Failed(_) | End::Lost => Err(engine::Error::new(ErrorKind::System, "lost the process").into()),
+            End::Failed(_) | End::GivenUp | End::Lost => {
+                Err(engine::Error::new(ErrorKind::System, "lost the process").into())
+            }
         }
     }))
 }

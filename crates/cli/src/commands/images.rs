@@ -42,7 +42,22 @@ pub(crate) fn parse_list(args: &Args) -> Outcome<Job> {
     let whole = args.on("no-trunc");
     let quiet = args.on("quiet");
     let digests = args.on("digests");
+    let tree = args.on("tree");
+    if tree {
+        let said =
+            [("quiet", quiet), ("no-trunc", whole), ("digests", digests), ("format", args.one("format").is_some())];
+        if let Some((flag, _)) = said.iter().find(|(_, said)| *said) {
+            return Err(Failure::usage(format!("--{flag} is not yet supported with --tree")));
+        }
+    }
     Ok(Box::new(move |app| {
+        if tree {
+            let mut trees = app.engine()?.image_tree(&wanted)?;
+            trees.retain(|tree| {
+                all || wanted.dangling.is_some() || wanted.reference.is_empty() || !tree.names.is_empty()
+            });
+            return output::bytes(super::tree::render(&trees).as_bytes()).map(|()| 0);
+        }
         // Untagged images are shown as docker shows them: with -a, or when asked for by filter.
         let all = all || wanted.dangling.is_some() || wanted.reference.is_empty();
         let mut list = app.engine()?.images(&wanted)?;

@@ -23,6 +23,7 @@ pub(crate) mod start;
 pub(crate) mod store;
 pub(crate) mod system;
 pub(crate) mod transfer;
+mod tree;
 pub(crate) mod volume;
 
 use crate::failure::{Class, Failure, Outcome};

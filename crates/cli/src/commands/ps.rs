@@ -3,6 +3,7 @@
 use container::record::State;
 use engine::{ContainerFilter, ContainerSummary};
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use serde_json::json;
 
 use crate::failure::{Failure, Outcome};
@@ -140,10 +141,14 @@ pub(crate) fn ago(text: &str, now: Timestamp) -> String {
     moment::age(text, now).map_or_else(|| "N/A".into(), |seconds| format!("{} ago", units::duration(seconds)))
 }
 
-/// Docker's notation of a moment, in UTC.
+/// Docker's notation of a moment, in the time zone of `TZ` or of the host.
 pub(crate) fn created_at(text: &str) -> String {
-    text.parse::<Timestamp>()
-        .map_or_else(|_| "N/A".into(), |moment| moment.strftime("%Y-%m-%d %H:%M:%S +0000 UTC").to_string())
+    moment_in(text, &TimeZone::system())
+}
+
+fn moment_in(text: &str, zone: &TimeZone) -> String {
+    let Ok(moment) = text.parse::<Timestamp>() else { return "N/A".into() };
+    moment.to_zoned_datetime(zone.clone()).strftime("%Y-%m-%d %H:%M:%S %z %Z").to_string()
 }
 
 #[cfg(test)]
@@ -182,7 +187,6 @@ mod tests {
         let shown = row(&summary(State::Exited), "abababababab".into(), false, now).expect("a row").fields;
         for (field, expected) in [
             ("Command", "\"sh -c echo a long c…\""),
-            ("CreatedAt", "2023-11-14 22:13:20 +0000 UTC"),
             ("RunningFor", "5 minutes ago"),
             ("Status", "Exited (7) 3 minutes ago"),
             ("State", "exited"),
@@ -203,6 +207,15 @@ mod tests {
         for (field, _) in HEADERS {
             assert!(shown.contains_key(*field), "{field}");
         }
+    }
+
+    #[test]
+    fn moments_are_shown_in_a_time_zone() {
+        let zone = |rule: &str| TimeZone::posix(rule).expect("a rule of POSIX");
+        let moment = "2023-07-14T22:13:20.5Z";
+        assert_eq!(moment_in(moment, &TimeZone::UTC), "2023-07-14 22:13:20 +0000 UTC");
+        assert_eq!(moment_in(moment, &zone("EST5EDT,M3.2.0,M11.1.0")), "2023-07-14 18:13:20 -0400 EDT");
+        assert_eq!(moment_in("soon", &TimeZone::UTC), "N/A");
     }
 
     #[test]

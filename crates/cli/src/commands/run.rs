@@ -256,6 +256,10 @@ pub(crate) fn conclude(engine: &Engine, id: &ContainerId, session: &Session, end
             Err(engine::Error::new(ErrorKind::System, message).into())
         }
         End::Signalled(signal) => Ok(u8::try_from(128 + signal).unwrap_or(u8::MAX)),
+        End::GivenUp => {
+            let message = "got 3 SIGTERM/SIGINTs, forcefully exiting: the container goes on";
+            Err(Failure::line(message, "lighter stop or lighter kill ends it", 1))
+        }
         End::OutputClosed => Ok(141),
         End::Lost => {
             drop(engine.reconcile());

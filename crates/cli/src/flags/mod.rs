@@ -197,7 +197,7 @@ impl Verb {
         let matches = command.try_get_matches_from_mut(line).map_err(|error| {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
-            Failure::usage_hint(first, hint())
+            Failure::line(first, hint(), BAD_FLAG)
         })?;
         if matches.get_flag("help") {
             crate::output::print(&command.render_help().to_string())?;
@@ -215,7 +215,7 @@ impl Verb {
                 (min, Some(max)) => format!("{} takes {min} to {}", self.name, counted(max)),
             };
             let hint = format!("lighter {} [OPTIONS] {usage}", self.name);
-            return Err(Failure::usage_hint(message, hint.trim_end()));
+            return Err(Failure::line(message, hint.trim_end(), BAD_COUNT));
         }
         (self.parse)(&args).map(Some)
     }
@@ -226,9 +226,10 @@ impl Verb {
                 && args.is_said(flag.long)
                 && !(value && later::is_default(flag.long, args.said_values(flag.long)))
             {
-                return Err(Failure::usage_hint(
+                return Err(Failure::line(
                     format!("--{} is not available yet", flag.long),
                     format!("it comes with {with}; leave it out until then"),
+                    BAD_FLAG,
                 ));
             }
         }
@@ -245,6 +246,10 @@ fn counted(count: usize) -> String {
 }
 
 const WORDS: &str = "words";
+/// Exit code for flags that cannot be read, of every verb, as docker has it.
+const BAD_FLAG: u8 = 125;
+/// Exit code for too few or too many words, of every verb, as docker has it.
+const BAD_COUNT: u8 = 1;
 
 /// What was given for a verb's flags and words.
 pub(crate) struct Args {
@@ -360,7 +365,12 @@ impl Args {
 
 /// The failure for a value that does not parse.
 pub(crate) fn bad_value(flag: &str, text: &str, error: &dyn std::fmt::Display) -> Failure {
-    Failure::usage(format!("invalid value {text:?} for --{flag}: {error}"))
+    let message = format!("invalid value {text:?} for --{flag}: {error}");
+    // What can be filtered by is decided by the daemon, in docker: a filter that is none is no mistake in a flag.
+    if flag == "filter" {
+        return Failure::usage(message);
+    }
+    Failure::line(message, "lighter VERB --help tells what a verb takes", BAD_FLAG)
 }
 
 #[cfg(test)]
@@ -417,7 +427,7 @@ mod tests {
                 }
                 words.extend(["alpha", "beta"].iter().take(verb.words.min));
                 match verb.read(line(&words)) {
-                    Err(Failure::Usage { message, hint: Some(hint) }) => {
+                    Err(Failure::Line { message, hint, code: BAD_FLAG }) => {
                         assert_eq!(message, format!("--{} is not available yet", flag.long));
                         assert!(hint.contains(with), "{hint}");
                     }
@@ -460,7 +470,7 @@ mod tests {
         ] {
             let verb = VERBS.iter().find(|verb| verb.name == words[0]).expect("there");
             match verb.read(line(&words[1..])) {
-                Err(Failure::Usage { message, .. }) => {
+                Err(Failure::Line { message, .. }) => {
                     assert!(message.contains(part) && !message.contains('\n'), "{message}");
                 }
                 _ => panic!("{words:?} is taken"),

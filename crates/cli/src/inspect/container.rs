@@ -109,6 +109,7 @@ struct Config {
     volumes: Option<BTreeMap<String, Value>>,
     working_dir: String,
     entrypoint: Option<Vec<String>>,
+    on_build: Option<Vec<String>>,
     labels: BTreeMap<String, String>,
     stop_signal: String,
     stop_timeout: i64,
@@ -181,6 +182,7 @@ impl From<&ContainerDetails> for Container {
                 volumes: (!said.image_volumes.is_empty()).then(|| keys(&said.image_volumes)),
                 working_dir: process.cwd.display().to_string(),
                 entrypoint: listed(&said.entrypoint),
+                on_build: None,
                 labels: details.labels.clone(),
                 stop_signal: signal::name(details.stop_signal),
                 stop_timeout: details.stop_timeout,
@@ -230,7 +232,12 @@ fn state(details: &ContainerDetails) -> State {
 fn graph_driver(details: &ContainerDetails) -> GraphDriver {
     let data = details.upper.as_ref().map(|upper| {
         let layers: Vec<String> = details.layers.iter().map(|layer| layer.display().to_string()).collect();
-        BTreeMap::from([("UpperDir", upper.display().to_string()), ("LowerDir", layers.join(":"))])
+        BTreeMap::from([
+            ("ID", details.id.to_string()),
+            ("LowerDir", layers.join(":")),
+            ("UpperDir", upper.display().to_string()),
+            ("WorkDir", upper.with_file_name("work").display().to_string()),
+        ])
     });
     GraphDriver { data, name: "overlayfs" }
 }

@@ -75,6 +75,17 @@ pub(crate) struct HostConfig {
     masked_paths: Vec<String>,
     readonly_paths: Vec<String>,
     init: bool,
+    console_size: [u16; 2],
+    links: Option<Vec<String>>,
+    isolation: &'static str,
+    cpu_realtime_period: u64,
+    cpu_realtime_runtime: i64,
+    cpu_count: u64,
+    cpu_percent: u64,
+    #[serde(rename = "IOMaximumIOps")]
+    io_maximum_iops: u64,
+    #[serde(rename = "IOMaximumBandwidth")]
+    io_maximum_bandwidth: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -249,6 +260,16 @@ impl From<&ContainerDetails> for HostConfig {
             masked_paths: details.posture.masked_paths.clone(),
             readonly_paths: details.posture.readonly_paths.clone(),
             init: details.init,
+            // Of other systems, of the caller's terminal, or not there yet: as docker shows what is not set.
+            console_size: [0, 0],
+            links: None,
+            isolation: "",
+            cpu_realtime_period: 0,
+            cpu_realtime_runtime: 0,
+            cpu_count: 0,
+            cpu_percent: 0,
+            io_maximum_iops: 0,
+            io_maximum_bandwidth: 0,
         }
     }
 }

@@ -19,6 +19,10 @@ use crate::failure::{Failure, Outcome};
 const MAX_WAITING: usize = 256 << 10;
 /// Quiet time after which the caller may do a little housekeeping.
 const IDLE: Duration = Duration::from_millis(100);
+/// SIGINT and SIGTERM.
+const STOP: [i32; 2] = [2, 15];
+/// So many of them end the client although they are forwarded, as docker's.
+const PATIENCE: u32 = 3;
 
 /// Which streams are carried and how.
 #[derive(Debug)]
@@ -110,6 +114,8 @@ pub(crate) enum End {
     Detached(Option<String>),
     /// A signal ended us.
     Signalled(i32),
+    /// The user asked the process to end three times, and it has not.
+    GivenUp,
     /// Nobody reads our output any more.
     OutputClosed,
     /// The monitor is gone without a word.
@@ -281,6 +287,7 @@ pub(crate) fn session(
     let mut outputs = Outputs::new();
     let mut started = already_started;
     let mut pending_signals = Vec::new();
+    let mut asked = 0;
     let mut eof_to_send = false;
     loop {
         // First of all: what was heard in the last turn may have opened the window for what waits.
@@ -307,7 +314,10 @@ pub(crate) fn session(
                     signal if FATAL.contains(&signal) && (plan.is_raw() || !plan.forward_signals || !started) => {
                         return Ok(End::Signalled(signal));
                     }
-                    signal => pending_signals.push(signal),
+                    signal => {
+                        asked += u32::from(STOP.contains(&signal));
+                        pending_signals.push(signal);
+                    }
                 }
             }
         }
@@ -316,6 +326,9 @@ pub(crate) fn session(
                 // A monitor that is gone is noticed when it is listened to.
                 let _ = session.signal(signal);
             }
+        }
+        if asked >= PATIENCE {
+            return Ok(End::GivenUp);
         }
         if ready.stdin {
             match input.read(plan.tty.then_some(&mut plan.detach)) {

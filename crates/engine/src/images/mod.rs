@@ -11,6 +11,7 @@ mod reclaim;
 mod registry;
 mod repair;
 mod sink;
+mod tree;
 mod types;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,7 @@ pub use check::{Problem, ProblemKind, StoreReport};
 pub use manifests::{ManifestAnnotation, ManifestDetails, ManifestFound, ManifestListPushed};
 pub use reclaim::{DiskUsage, LayerShare, PruneFilter, Pruned};
 pub use repair::{RepairReport, Repaired};
+pub use tree::{ImageTree, PlatformImage};
 pub use types::{
     HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImportOptions, Loaded, LoginKept, PullOptions, PushOptions,
     Pushed, Removed, SearchHit, SearchOptions,
@@ -163,6 +165,9 @@ impl Engine {
         repo_digests.sort();
         repo_digests.dedup();
         let summary = self.summary_of(&record, &BTreeMap::new())?;
+        let dir = self.paths.layers();
+        let mut layers: Vec<_> = record.chain().map(|chain| dir.join(chain.hex()).join("diff")).collect();
+        layers.reverse();
         Ok(ImageDetails {
             id: digest.clone(),
             repo_tags: names.iter().filter(|name| name.tag().is_some()).map(Reference::familiar).collect(),
@@ -172,6 +177,8 @@ impl Engine {
             target_size: record.target.size,
             config,
             size: summary.size,
+            layers,
+            tagged: store.written(&record).map_or_else(String::new, |time| time.to_string()),
         })
     }
 }

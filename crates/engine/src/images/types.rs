@@ -171,6 +171,10 @@ pub struct ImageDetails {
     pub config: ImageConfig,
     /// Bytes of its unpacked layers.
     pub size: u64,
+    /// Where its unpacked layers are, topmost first.
+    pub layers: Vec<std::path::PathBuf>,
+    /// When it got the name it was found by, RFC 3339; empty when that is not known.
+    pub tagged: String,
 }
 
 /// What `rmi` did.
