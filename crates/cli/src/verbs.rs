@@ -3,8 +3,8 @@
 use engine::{Engine, Paths};
 
 use crate::commands::{
-    attach, df, exec, export, history, images, inspect, lifecycle, login, logs, manifest, prune, ps, pull, push, run,
-    save, search, start, store, system, transfer, volume,
+    attach, df, exec, export, history, image_mount, images, inspect, lifecycle, login, logs, manifest, prune, ps, pull,
+    push, run, save, search, start, store, system, transfer, volume,
 };
 use crate::failure::{Class, Outcome};
 use crate::flags::{Flag, Verb, Words, container, later};
@@ -76,6 +76,7 @@ pub(crate) const GROUPS: &[Group] = &[
             ("list", "images"),
             ("load", "load"),
             ("ls", "images"),
+            ("mount", "image mount"),
             ("prune", "image prune"),
             ("pull", "pull"),
             ("push", "push"),
@@ -83,6 +84,8 @@ pub(crate) const GROUPS: &[Group] = &[
             ("rm", "rmi"),
             ("save", "save"),
             ("tag", "tag"),
+            ("umount", "image unmount"),
+            ("unmount", "image unmount"),
             ("untag", "untag"),
         ],
     },
@@ -470,6 +473,23 @@ pub(crate) const VERBS: &[Verb] = &[
         Words::new("LIST [LIST...]", 1, None),
         &[],
         manifest::parse_remove,
+    )),
+    hidden(plain(
+        "image mount",
+        "Mount images on the host, read-only, or list those that are",
+        Words::new("[IMAGE...]", 0, None),
+        &[&[Flag::switch("all", "Mount all images").short('a'), Flag::one("format", "FORMAT", "json")]],
+        image_mount::parse_mount,
+    )),
+    hidden(plain(
+        "image unmount",
+        "Unmount images",
+        Words::new("[IMAGE...]", 0, None),
+        &[&[
+            Flag::switch("all", "All that are mounted").short('a'),
+            Flag::switch("force", "Even if mounted several times, or in use").short('f'),
+        ]],
+        image_mount::parse_unmount,
     )),
     hidden(plain(
         "image prune",

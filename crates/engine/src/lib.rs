@@ -30,9 +30,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use image::{LayerRecord, Phase, Progress, Quiet};
 pub use images::{
     DiskUsage, HistoryStep, ImageDetails, ImageFilter, ImageSummary, ImageTree, ImportOptions, LayerShare, Loaded,
-    LoginKept, ManifestAnnotation, ManifestDetails, ManifestFound, ManifestListPushed, Problem, ProblemKind,
-    PruneFilter, Pruned, PullOptions, PushOptions, Pushed, Removed, RepairReport, Repaired, SearchHit, SearchOptions,
-    StoreReport,
+    LoginKept, ManifestAnnotation, ManifestDetails, ManifestFound, ManifestListPushed, MountedImage, Problem,
+    ProblemKind, PruneFilter, Pruned, PullOptions, PushOptions, Pushed, Removed, RepairReport, Repaired, SearchHit,
+    SearchOptions, StoreReport,
 };
 pub use info::Info;
 pub use paths::Paths;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use container::ContainerId;
+use storage::volumes::{Device, InvalidDevice, is_bind};
 use storage::{Volume, VolumeName, VolumeStore};
 use sys::fs::Durability;
 
@@ -81,8 +82,13 @@ pub(crate) fn check_driver(driver: &str) -> Result<()> {
 /// The options of the local driver: `type`, `o` and `device`, as mount(8) has them.
 pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
     let invalid = |sentence: String| Error::new(ErrorKind::Invalid, sentence);
-    if let Some(unknown) = options.keys().find(|key| !["type", "o", "device"].contains(&key.as_str())) {
+    if let Some(unknown) = options.keys().find(|key| !["type", "o", "device", "size"].contains(&key.as_str())) {
         return Err(invalid(format!("invalid option: {unknown:?}")).hint("options: type, o, device"));
+    }
+    if options.contains_key("size") {
+        let sentence = "quota size requested but no quota support";
+        return Err(Error::new(ErrorKind::Unsupported, sentence)
+            .hint("bounded is what brings its own size: --opt type=tmpfs --opt device=tmpfs --opt o=size=64m"));
     }
     if options.is_empty() {
         return Ok(());
@@ -94,11 +100,12 @@ pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
         }
     }
     if !is_bind(options) {
-        return Err(Error::new(
-            ErrorKind::Unsupported,
-            format!("volumes of type {:?} are not available yet", value("type")),
-        )
-        .hint("--opt type=none --opt o=bind --opt device=/path uses a directory of the host"));
+        return match Device::parse(options) {
+            Ok(_) => Ok(()),
+            Err(error @ InvalidDevice::Name(_)) => Err(invalid(error.to_string())
+                .hint("the kernel looks up no names: write the server's address, as addr=192.0.2.1")),
+            Err(error) => Err(invalid(error.to_string()).hint("o= takes what mount(8) hands to the kernel")),
+        };
     }
     if let Some(other) = value("o").split(',').find(|option| !["", "bind", "rbind"].contains(option)) {
         return Err(invalid(format!("invalid mount option {other:?} of a bound directory"))
@@ -111,14 +118,9 @@ pub(crate) fn check_options(options: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-fn is_bind(options: &BTreeMap<String, String>) -> bool {
-    let value = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
-    matches!(value("type"), "" | "none" | "bind") && value("o").split(',').any(|o| matches!(o, "bind" | "rbind"))
-}
-
 /// The host's directory that checked options stand for.
 pub(crate) fn device_of(options: &BTreeMap<String, String>) -> Option<PathBuf> {
-    options.get("device").map(PathBuf::from)
+    options.get("device").filter(|_| is_bind(options)).map(PathBuf::from)
 }
 
 impl Engine {
@@ -245,6 +247,8 @@ impl Engine {
                     format!("remove {name}: the record of container {id} cannot be read: it may use the volume");
                 return Err(Error::new(ErrorKind::Conflict, sentence).hint("lighter rm removes the container first"));
             }
+            // Left by a container whose end nobody saw.
+            store.detach(name, || Ok::<_, Error>(true))?;
             store.remove(name)?;
         }
         drop(claimed);
@@ -326,14 +330,19 @@ mod tests {
         let bind = options(&[("type", "none"), ("o", "bind"), ("device", "/srv/data")]);
         assert!(check_options(&bind).is_ok());
         assert_eq!(device_of(&bind), Some("/srv/data".into()));
+        let memory = options(&[("type", "tmpfs"), ("device", "tmpfs"), ("o", "size=1m")]);
+        assert!(check_options(&memory).is_ok());
+        assert_eq!(device_of(&memory), None);
         for (bad, part) in [
-            (vec![("size", "1")], "invalid option"),
+            (vec![("bogus", "1")], "invalid option"),
+            (vec![("size", "1")], "quota"),
             (vec![("type", "none"), ("o", "bind")], "\"device\""),
             (vec![("device", "/x")], "\"type\""),
             (vec![("type", "none"), ("o", "bind"), ("device", "x")], "absolute"),
             (vec![("type", "none"), ("o", "bind,exec"), ("device", "/x")], "exec"),
-            (vec![("type", "tmpfs"), ("device", "tmpfs")], "tmpfs"),
-            (vec![("type", "nfs"), ("o", "addr=1.2.3.4"), ("device", ":/x")], "nfs"),
+            (vec![("type", "tmpfs")], "\"device\""),
+            (vec![("type", "ext4"), ("device", "/dev/x"), ("o", "loop")], "loop"),
+            (vec![("type", "nfs"), ("o", "addr=server"), ("device", ":/x")], "server"),
         ] {
             let error = check_options(&options(&bad)).expect_err("refused").to_string();
             assert!(error.contains(part), "{error}");

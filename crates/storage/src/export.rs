@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sys::Context;
-use sys::mount::{Attributes, NewFs};
+use sys::mount::{Attributes, Change, NewFs, Propagation};
 
 use crate::error::{Error, Result, lossy};
 use crate::layers::{LayerStore, open_dir};
@@ -42,22 +42,48 @@ impl LayerStore {
         for layer in chain.iter().rev() {
             lowers.push(self.dirs.open_diff(layer)?);
         }
-        let fs = NewFs::open("overlay")?;
-        fs.set("source", "lighter")?;
-        // The upper directory may be another mount's just now, which only an index forbids.
-        for key in ["index", "metacopy", "redirect_dir"] {
-            fs.set(key, "off")?;
-        }
-        // One path for each layer (kernel 6.5), or a list, which ends at 255 bytes.
-        let path = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
-        match lowers.iter().try_for_each(|lower| fs.set("lowerdir+", &path(lower))) {
-            Err(error) if error.errno() == Errno::INVAL => {
-                fs.set("lowerdir", &lowers.iter().map(path).collect::<Vec<_>>().join(":"))?;
-            }
-            other => other?,
-        }
-        Ok(fs.mount(Attributes::RDONLY)?)
+        together(&lowers, Attributes::RDONLY)
     }
+
+    /// The layers of `chain`, base first, as one read-only tree: a mount that is in nobody's tree of mounts and goes with
+    /// the descriptor unless it is attached. Nothing in it is executed with another's rights, and it has no devices.
+    ///
+    /// # Errors
+    /// As [`LayerStore::merged`].
+    pub fn view(&self, chain: &[oci::Digest]) -> Result<OwnedFd> {
+        let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV;
+        let lowers = chain.iter().rev().map(|layer| self.dirs.open_diff(layer)).collect::<Result<Vec<_>>>()?;
+        match &lowers[..] {
+            [] => Err(Error::NoLayers),
+            // An overlay has two layers at least.
+            [only] => {
+                let tree = sys::mount::clone_tree(only, "", false)?;
+                let change = Change { set: attributes, propagation: Some(Propagation::Private), ..Change::default() };
+                sys::mount::set_attributes(&tree, &change)?;
+                Ok(tree)
+            }
+            _ => together(&lowers, attributes),
+        }
+    }
+}
+
+/// An overlay of nothing but `lowers`, topmost first, attached nowhere.
+fn together(lowers: &[OwnedFd], attributes: Attributes) -> Result<OwnedFd> {
+    let fs = NewFs::open("overlay")?;
+    fs.set("source", "lighter")?;
+    // The upper directory may be another mount's just now, which only an index forbids.
+    for key in ["index", "metacopy", "redirect_dir"] {
+        fs.set(key, "off")?;
+    }
+    // One path for each layer (kernel 6.5), or a list, which ends at 255 bytes.
+    let path = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
+    match lowers.iter().try_for_each(|lower| fs.set("lowerdir+", &path(lower))) {
+        Err(error) if error.errno() == Errno::INVAL => {
+            fs.set("lowerdir", &lowers.iter().map(path).collect::<Vec<_>>().join(":"))?;
+        }
+        other => other?,
+    }
+    Ok(fs.mount(attributes)?)
 }
 
 /// Writes everything below the directory `root` to `out`: owners, modes, links, devices and extended attributes, times in

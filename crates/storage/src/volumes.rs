@@ -12,7 +12,10 @@
 //! A volume exists as soon as its name does: it is built as `.new-…` and renamed, and removed by being renamed to
 //! `.gone-…` first. A name is free of links and separators ([`VolumeName`]), so that it may become a path. There is no
 //! lock on the store: making and removing are decided by rename(2).
+//!
+//! A volume with a device of its own ([`Device`]) has it mounted on `_data` while it is used, and is seeded within it.
 
+mod device;
 mod name;
 mod seed;
 
@@ -31,6 +34,7 @@ use sys::fs::Durability;
 use crate::error::{Error, Result};
 use crate::walk::{self, Usage};
 
+pub use device::{Device, InvalidDevice};
 pub use name::{InvalidVolumeName, VolumeName};
 
 /// The version this program writes. It reads no other.
@@ -276,8 +280,10 @@ fn hidden(what: &str) -> Result<String> {
     Ok(format!("{HIDDEN}{what}-{:032x}", u128::from_ne_bytes(bytes)))
 }
 
+/// The content: a name of ours, no link, and another file system's root when a device is mounted there.
 fn open_data(volume: &OwnedFd) -> sys::Result<OwnedFd> {
-    sys::fs::open_beneath(volume, DATA, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(volume, DATA, flags, Mode::empty()).at("openat", DATA)
 }
 
 fn build(dir: &OwnedFd, staging: &str, volume: &Volume, durability: Durability) -> Result<()> {
@@ -315,6 +321,13 @@ fn remove(dir: &OwnedFd, name: &str) -> Result<()> {
         Ok(name) => walk::remove(dir.as_fd(), &name),
         Err(_) => Ok(()),
     }
+}
+
+/// Whether the local driver's options stand for a directory of the host.
+#[must_use]
+pub fn is_bind(options: &BTreeMap<String, String>) -> bool {
+    let value = |key: &str| options.get(key).map(String::as_str).unwrap_or_default();
+    matches!(value("type"), "" | "none" | "bind") && value("o").split(',').any(|o| matches!(o, "bind" | "rbind"))
 }
 
 /// The path of an image's directory, as text that a container configuration has: absolute.

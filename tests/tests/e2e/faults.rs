@@ -14,7 +14,7 @@ use testkit::{Host, Image, cgroup, leak, wait};
 const MOMENTS: [u64; 24] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 25, 30, 35, 40, 50, 70, 100, 200];
 
 /// The engine's own processes on this host: not this test, not what runs inside containers.
-fn engine_processes(host: &Host) -> Vec<i32> {
+pub(crate) fn engine_processes(host: &Host) -> Vec<i32> {
     let dir = host.root().parent().expect("the host's directory");
     // The images of these tests have their programs in /bin; the engine's executable is nowhere there.
     let contained = |pid: &i32| std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.starts_with("/bin"));

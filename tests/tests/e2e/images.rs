@@ -215,3 +215,60 @@ fn untagging_leaves_the_image_without_a_name() {
     assert_eq!(host.lighter(&["images", "-aq", "--filter", "until=2001-01-01"]).ok().out(), "");
     host.lighter(&["run", "--rm", &id, "true"]).ok();
 }
+
+#[test]
+fn mounted_images_are_read_only_and_stay() {
+    let host = Host::new();
+    let layered =
+        Image::busybox("layers:1").file("below", 0o644, b"one").layer(Tar::new().file("above", 0o644, b"two").finish());
+    host.load(&layered);
+    host.load(&Image::busybox("plain:1"));
+    let place = host.lighter(&["image", "mount", "layers:1"]).ok().out();
+    let file = |name: &str| std::path::Path::new(&place).join(name);
+    assert_eq!(std::fs::read(file("below")).expect("there"), b"one");
+    assert_eq!(std::fs::read(file("above")).expect("there"), b"two");
+    assert_eq!(std::fs::write(file("new"), "x").expect_err("read-only").kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    let plain = host.lighter(&["image", "mount", "plain:1"]).ok().out();
+    assert!(std::path::Path::new(&plain).join("bin/busybox").exists());
+    assert_eq!(host.lighter(&["image", "mount"]).ok().out().lines().count(), 2);
+    let listed = host.lighter(&["image", "mount", "--format", "json"]).json();
+    let known: Vec<_> = listed.as_array().into_iter().flatten().map(|image| image["mountpoint"].clone()).collect();
+    assert!(known.contains(&json!(place)) && known.contains(&json!(plain)), "{listed}");
+
+    host.lighter(&["rmi", "layers:1"]).refused(1, "mounted");
+    host.lighter(&["image", "prune", "-af"]).ok();
+    assert_eq!(std::fs::read(file("above")).expect("still there"), b"two");
+    // Mounted twice, it is unmounted twice.
+    assert_eq!(host.lighter(&["image", "mount", "plain:1"]).ok().out(), plain);
+    for _ in 0..2 {
+        host.lighter(&["image", "unmount", "plain:1"]).ok();
+    }
+    host.lighter(&["image", "umount", "plain:1"]).refused(1, "not mounted");
+    let busy = std::fs::File::open(file("bin")).expect("opened");
+    host.lighter(&["image", "unmount", "layers:1"]).refused(1, "in use");
+    host.lighter(&["rmi", "-f", "layers:1"]).ok();
+    drop(busy);
+    assert_eq!(host.lighter(&["image", "mount"]).ok().out(), "");
+    assert!(!file("bin").exists());
+    host.lighter(&["image", "mount", "--all"]).ok();
+    host.lighter(&["image", "unmount", "--all"]).ok();
+    host.lighter(&["image", "prune", "-af"]).ok();
+    host.lighter(&["store", "check"]).ok();
+    host.assert_clean();
+}
+
+#[test]
+fn a_mount_that_went_away_is_forgotten() {
+    let host = Host::new();
+    host.load(&Image::busybox("plain:1"));
+    let place = host.lighter(&["image", "mount", "plain:1"]).ok().out();
+    // As a reboot would, or somebody's own umount(8).
+    testkit::process::tool("umount", &[&place]);
+    assert_eq!(host.lighter(&["image", "mount"]).ok().out(), "");
+    assert_eq!(host.lighter(&["image", "mount", "plain:1"]).ok().out(), place);
+    host.lighter(&["image", "unmount", "plain:1"]).ok();
+    host.lighter(&["image", "mount", "plain:1"]).ok();
+    testkit::process::tool("umount", &[&place]);
+    host.lighter(&["rmi", "plain:1"]).ok();
+    host.assert_clean();
+}

@@ -162,7 +162,7 @@ fn the_verbs_speak_dockers_words() {
         host.lighter(&["volume", "rm", bad]).refused(1, "no such volume");
     }
     host.lighter(&["volume", "create", "-d", "nfs", "xx"]).refused(1, "plugin");
-    host.lighter(&["volume", "create", "-o", "size=1", "xx"]).refused(1, "invalid option");
+    host.lighter(&["volume", "create", "-o", "bogus=1", "xx"]).refused(1, "invalid option");
     assert_eq!(host.lighter(&["volume", "rm", "db"]).ok().out(), "db");
     let pruned = host.lighter(&["system", "prune", "--volumes", "-f"]).ok().out();
     assert!(!pruned.contains("db"), "{pruned}");
@@ -375,4 +375,113 @@ fn what_cannot_be_made_leaves_no_volumes() {
     host.finish(limited, None, Duration::from_secs(60)).rejected("Too many open files");
     assert_eq!(volumes(&host), BTreeSet::new());
     host.lighter(&["volume", "prune", "-f"]).ok();
+}
+
+/// What is mounted below the host's data root.
+fn mounted(host: &Host) -> Vec<std::path::PathBuf> {
+    testkit::leak::mounts(host.root())
+}
+
+#[test]
+fn a_volume_of_memory_is_there_while_it_is_used() {
+    let host = Host::new();
+    host.load(&Image::busybox("busybox").file("srv/page", 0o640, b"of the image"));
+    let options = ["-o", "type=tmpfs", "-o", "device=tmpfs", "-o", "o=size=1m,noexec"];
+    host.lighter(&[&["volume", "create"][..], &options, &["mem"]].concat()).ok();
+    let first = host.detached(&["-v", "mem:/srv"], &["sleep", "1000"]);
+    assert_eq!(mounted(&host).len(), 1, "once for all of its users");
+    let second = host.detached(&["-v", "mem:/srv"], &["sleep", "1000"]);
+    assert_eq!(mounted(&host).len(), 1);
+    let seen = host.lighter(&["exec", &second, "cat", "/srv/page"]).ok().out();
+    assert_eq!(seen, "of the image", "an empty volume gets what the image has there");
+    let shown = host.lighter(&["exec", &first, "sh", "-c", "grep ' /srv ' /proc/mounts"]).ok().out();
+    assert!(shown.contains("tmpfs") && shown.contains("noexec") && shown.contains("size=1024k"), "{shown}");
+    let full = host.lighter(&["exec", &first, "dd", "if=/dev/zero", "of=/srv/x", "bs=64k", "count=32"]);
+    assert!(full.err().contains("No space left"), "{full}");
+    host.lighter(&["volume", "rm", "mem"]).refused(1, "in use");
+    host.lighter(&["rm", "-f", &first]).ok();
+    assert_eq!(mounted(&host).len(), 1, "another container uses it");
+    assert_eq!(host.lighter(&["exec", &second, "ls", "/srv"]).ok().out().lines().count(), 2);
+    // Its monitor is killed: the next command takes the mount away.
+    for monitor in crate::faults::engine_processes(&host) {
+        let monitor = rustix::process::Pid::from_raw(monitor).expect("a process");
+        rustix::process::kill_process(monitor, Signal::KILL).expect("killed");
+    }
+    let gone = || {
+        host.lighter(&["ps", "-a"]).ok();
+        mounted(&host).is_empty()
+    };
+    assert!(wait::becomes_true(Duration::from_secs(20), gone), "the last user takes the device away");
+    host.lighter(&["rm", &second]).ok();
+    host.lighter(&["volume", "rm", "mem"]).ok();
+    host.assert_clean();
+}
+
+/// A file as a block device, as long as it lives.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn of(file: &str) -> Self {
+        Self(testkit::process::tool("losetup", &["--find", "--show", file]).trim().to_owned())
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        testkit::process::tool("losetup", &["--detach", &self.0]);
+    }
+}
+
+#[test]
+fn a_volume_on_a_disk_keeps_its_content() {
+    let host = Host::with_busybox();
+    let image = host.scratch("disk").join("ext4");
+    std::fs::File::create(&image).and_then(|file| file.set_len(16 << 20)).expect("a sparse file");
+    let image = image.display().to_string();
+    testkit::process::tool("mkfs.ext4", &["-q", &image]);
+    let disk = LoopDevice::of(&image);
+    let volume = ["volume", "create", "-o", "type=ext4", "-o", &format!("device={}", disk.0), "disk"];
+    host.lighter(&volume).ok();
+    host.sh(&["-v", "disk:/data"], "echo kept > /data/file; ls -d /data/lost+found").ok();
+    assert!(mounted(&host).is_empty(), "{:?}", mounted(&host));
+    assert_eq!(host.sh(&["-v", "disk:/data:ro"], "cat /data/file").ok().out(), "kept");
+    let refused = host.sh(&["-v", "disk:/data:ro"], "touch /data/x");
+    assert!(refused.err().contains("Read-only"), "{refused}");
+    // A command that cannot start leaves nothing mounted either; its monitor clears up after it has told.
+    host.lighter(&["run", "--rm", "-v", "disk:/data", "busybox", "missing"]).exits(127);
+    assert!(wait::becomes_true(Duration::from_secs(20), || mounted(&host).is_empty()), "{:?}", mounted(&host));
+    host.lighter(&["volume", "rm", "disk"]).ok();
+    drop(disk);
+    host.assert_clean();
+}
+
+#[test]
+fn devices_that_cannot_be_mounted_are_explained() {
+    let host = Host::with_busybox();
+    let create = |name: &str, options: &[&str]| {
+        let options: Vec<&str> = options.iter().flat_map(|option| ["-o", option]).collect();
+        host.lighter(&[&["volume", "create"][..], &options, &[name]].concat())
+    };
+    create("named", &["type=nfs", "device=:/x", "o=addr=server.example"]).refused(1, "server.example");
+    create("looped", &["type=ext4", "device=/srv/disk", "o=loop"]).refused(1, "loop");
+    create("sized", &["size=10g"]).refused(1, "quota");
+    create("half", &["type=tmpfs"]).refused(1, "device");
+    create("gone", &["type=ext4", "device=/dev/no-such-disk"]).ok();
+    host.sh(&["-v", "gone:/data"], "true").refused(125, "/dev/no-such-disk");
+    create("odd", &["type=no-such-fs", "device=none"]).ok();
+    host.sh(&["-v", "odd:/data"], "true").refused(125, "no-such-fs");
+    create("wrong", &["type=tmpfs", "device=tmpfs", "o=flavour=mint"]).ok();
+    host.sh(&["-v", "wrong:/data"], "true").refused(125, "flavour");
+    assert!(wait::becomes_true(Duration::from_secs(20), || mounted(&host).is_empty()), "{:?}", mounted(&host));
+    let dirs = host.scratch("overlay");
+    for name in ["lower", "upper", "work"] {
+        std::fs::create_dir(dirs.join(name)).expect("made");
+    }
+    std::fs::write(dirs.join("lower/file"), "below").expect("written");
+    let shown = dirs.display();
+    let option = format!("o=lowerdir={shown}/lower,upperdir={shown}/upper,workdir={shown}/work");
+    create("over", &["type=overlay", "device=overlay", &option]).ok();
+    assert_eq!(host.sh(&["-v", "over:/data"], "cat /data/file; echo above > /data/new").ok().out(), "below");
+    assert_eq!(std::fs::read_to_string(dirs.join("upper/new")).expect("written"), "above\n");
+    host.assert_clean();
 }

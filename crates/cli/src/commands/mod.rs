@@ -6,6 +6,7 @@ pub(crate) mod df;
 pub(crate) mod exec;
 pub(crate) mod export;
 pub(crate) mod history;
+pub(crate) mod image_mount;
 pub(crate) mod images;
 pub(crate) mod inspect;
 pub(crate) mod lifecycle;

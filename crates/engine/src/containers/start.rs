@@ -152,12 +152,32 @@ impl Engine {
     /// Gives back what a run held outside the container's directory: its range of ids, its runtime directory.
     pub(super) fn release(&self, id: &ContainerId) -> Result<()> {
         let ids = Ranges::open(&self.paths.run).and_then(|ranges| ranges.release(id.as_str()));
-        let run_dir = match std::fs::remove_dir_all(self.paths.run_container(id)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::from(error)),
-            _ => Ok(()),
-        };
+        let run_dir = self.clear_run(id);
         ids?;
         run_dir
+    }
+
+    /// Removes a run's directory, and before it what the run had mounted on the host.
+    fn clear_run(&self, id: &ContainerId) -> Result<()> {
+        let dir = self.paths.run_container(id);
+        let cleared = || -> std::io::Result<()> {
+            for entry in std::fs::read_dir(&dir)? {
+                let entry = entry?;
+                if entry.file_name() == super::volumes::MARKS {
+                    self.let_go_of_volumes(id).map_err(std::io::Error::other)?;
+                }
+                if entry.file_type()?.is_dir() {
+                    std::fs::remove_dir_all(entry.path())?;
+                } else {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            std::fs::remove_dir(&dir)
+        };
+        match cleared() {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::from(error)),
+            _ => Ok(()),
+        }
     }
 
     fn prepare(

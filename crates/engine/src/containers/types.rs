@@ -419,4 +419,6 @@ pub struct SaidMount {
     pub propagation: String,
     /// Options of a `tmpfs`.
     pub options: String,
+    /// Whether the volume has a device of its own, which is mounted while it is used.
+    pub mounted: bool,
 }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
+use container::ContainerId;
 use container::record::{Config, ImageRef};
 use oci::image::ContainerConfig;
 use serde::Deserialize;
-use storage::volumes::Held;
+use storage::volumes::{Device, Held};
 use storage::{Volume, VolumeName};
 use sys::fs::Durability;
 
-use super::{Said, SaidMount, random};
+use super::{Said, SaidMount, make_dirs, random};
 use crate::spec::{ContainerSpec, MountSpec, VolumeMount, VolumeOrigin};
 use crate::specgen::mounts::clean_target;
 use crate::volumes::{check_driver, check_options, device_of, parse_name};
@@ -19,6 +20,9 @@ use crate::{Engine, Error, ErrorKind, Result};
 /// Volumes that an image may declare: each is a directory made, a lock held and a mount at every start. Real images have
 /// fewer than ten.
 const DECLARED_MOST: usize = 128;
+
+/// Where a run notes the volumes it has mounted, by name: `<run>/containers/<id>/volumes`.
+pub(super) const MARKS: &str = "volumes";
 
 /// The part of [`Said`] that tells of volumes.
 #[derive(Default, Deserialize)]
@@ -204,7 +208,9 @@ impl Engine {
                 let again =
                     VolumeMount { name: mount.name.clone(), anonymous: mount.anonymous, ..VolumeMount::default() };
                 let held = self.make_and_hold(&again, Durability::Durable)?;
-                if let (true, Some(image), false) = (first && mount.subpath.is_empty(), &config.image, mount.no_copy) {
+                let local = !mount.mounted || self.attach_volume(&config.id, &name)?;
+                let fills = local && first && mount.subpath.is_empty();
+                if let (true, Some(image), false) = (fills, &config.image, mount.no_copy) {
                     self.fill(&name, &mount, image, config.auto_remove && mount.anonymous)?;
                 }
                 drop(held);
@@ -227,13 +233,57 @@ impl Engine {
         Ok(subpaths)
     }
 
+    /// Has the volume's device mounted for a container, and notes that it uses it; false for one that is not to be
+    /// filled with an image's content.
+    fn attach_volume(&self, id: &ContainerId, name: &VolumeName) -> Result<bool> {
+        let store = self.volume_store();
+        let options = store.get(name)?.options;
+        // Made anew since the container was: a plain directory.
+        let Ok(Some(device)) = Device::parse(&options) else { return Ok(true) };
+        let marks = self.paths.run_container(id).join(MARKS);
+        let mark = || -> Result<()> {
+            make_dirs(&marks)?;
+            std::fs::File::create(marks.join(name.as_str()))?;
+            Ok(())
+        };
+        store.attach(name, &device, mark).map_err(|error| {
+            let place = store.data(name);
+            let sentence = format!("error while mounting volume '{}'", place.display());
+            let hint = format!("see that {} is there and that type= and o= fit: {}", device.source(), said(&options));
+            Error::new(error.kind(), sentence).because(error).hint(hint)
+        })?;
+        Ok(device.is_local())
+    }
+
+    /// Takes away the devices of the volumes that a container used, where it was the last one.
+    pub(super) fn let_go_of_volumes(&self, id: &ContainerId) -> Result<()> {
+        let marks = self.paths.run_container(id).join(MARKS);
+        for entry in std::fs::read_dir(&marks)?.flatten() {
+            let name = entry.file_name();
+            let Some(volume) = name.to_str().and_then(|name| name.parse::<VolumeName>().ok()) else { continue };
+            self.volume_store().detach(&volume, || -> Result<bool> {
+                for other in std::fs::read_dir(self.paths.run_containers())?.flatten() {
+                    let own = other.file_name() == id.as_str();
+                    if !own && other.path().join(MARKS).join(&name).exists() {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })?;
+            std::fs::remove_file(entry.path())?;
+        }
+        Ok(())
+    }
+
     fn fill(&self, name: &VolumeName, mount: &SaidMount, image: &ImageRef, passing: bool) -> Result<()> {
         let layers: Vec<PathBuf> =
             image.chain.iter().rev().map(|layer| self.paths.layers().join(layer.hex()).join("diff")).collect();
         let durability = if passing { Durability::Volatile } else { Durability::Durable };
         self.volume_store().seed(name, &layers, Path::new(&mount.target), durability).map_err(|error| {
             let sentence = format!("volume {name} cannot be filled with what the image has at {}", mount.target);
-            Error::new(Error::from(error).kind(), sentence)
+            let error = Error::from(error);
+            Error::new(error.kind(), sentence)
+                .because(error)
                 .hint("free some space, or leave it empty with nocopy: -v NAME:/path:nocopy")
         })?;
         Ok(())
@@ -267,6 +317,11 @@ impl Engine {
         }
         Ok(users)
     }
+}
+
+/// Options of a volume for people.
+fn said(options: &BTreeMap<String, String>) -> String {
+    options.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(" ")
 }
 
 /// Who uses which volume.

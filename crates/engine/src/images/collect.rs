@@ -51,7 +51,8 @@ impl Engine {
             Err(image::Error::DamagedRecord { .. } | image::Error::OtherVersion { .. }) => return Ok(None),
             marked => marked?,
         };
-        let Some(chains) = self.chains_of_containers()? else { return Ok(None) };
+        let Some(mut chains) = self.chains_of_containers()? else { return Ok(None) };
+        chains.extend(self.chains_of_mounts()?);
         let mut freed = content.retain(&marked.blobs, &held)?;
         let layers = self.layers()?;
         for layer in layers.list()? {

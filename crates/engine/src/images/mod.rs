@@ -6,6 +6,7 @@ mod compare;
 mod filter;
 mod inbound;
 mod manifests;
+mod mounts;
 mod outbound;
 mod reclaim;
 mod registry;
@@ -26,6 +27,7 @@ pub(crate) use sink::highest_id;
 
 pub use check::{Problem, ProblemKind, StoreReport};
 pub use manifests::{ManifestAnnotation, ManifestDetails, ManifestFound, ManifestListPushed};
+pub use mounts::MountedImage;
 pub use reclaim::{DiskUsage, LayerShare, PruneFilter, Pruned};
 pub use repair::{RepairReport, Repaired};
 pub use tree::{ImageTree, PlatformImage};
@@ -135,6 +137,15 @@ impl Engine {
     pub fn remove_image(&self, name: &str, force: bool, no_prune: bool) -> Result<Vec<Removed>> {
         let users = self.users()?;
         let store = self.image_store()?;
+        let image = store.resolve(name)?.id().clone();
+        if self.is_image_mounted(&image)? && (name.parse::<Reference>().is_err() || store.names_of(&image)?.len() < 2) {
+            if !force {
+                let sentence = format!("conflict: unable to remove {name}: the image is mounted");
+                return Err(Error::new(ErrorKind::Conflict, sentence)
+                    .hint("lighter image unmount first, or remove it by force"));
+            }
+            self.unmount_image(&image.to_string(), true)?;
+        }
         let removed = store.remove(name, force, &|id| match users.get(id) {
             None => image::store::Use::Unused,
             Some(Users { running: Some(container), .. }) => image::store::Use::Running(container.clone()),

@@ -92,7 +92,11 @@ impl Engine {
         for record in store.list()?.records {
             let wanted = filter.all || record.reference.is_none();
             let created = record.created.as_deref().unwrap_or_default();
-            if wanted && !users.contains_key(record.id()) && admits(filter, created, &record.config.labels) {
+            if wanted
+                && !self.is_image_mounted(record.id())?
+                && !users.contains_key(record.id())
+                && admits(filter, created, &record.config.labels)
+            {
                 ids.insert(record.id().clone());
             }
         }

@@ -62,6 +62,13 @@ fn reason_for_host(spec: &ContainerSpec, layers: Option<u32>, host: &dyn Host) -
     for mount in &spec.mounts {
         let (source, propagation) = match mount {
             MountSpec::Bind { source, propagation, .. } => (source, propagation.as_str()),
+            // Not there yet: its kind has to tell.
+            MountSpec::Volume(volume) if let Some(device) = device(&volume.options) => {
+                if !device.maps_ids(host.kernel()) {
+                    return Ok(Some(format!("the file system of volume {} cannot map ids", volume.name)));
+                }
+                continue;
+            }
             // Those of the data root lie beside the layers, which were asked above; others may be anywhere.
             MountSpec::Volume(volume) if !volume.options.is_empty() => (&volume.source, ""),
             MountSpec::Volume(_) | MountSpec::Tmpfs { .. } => continue,
@@ -76,6 +83,10 @@ fn reason_for_host(spec: &ContainerSpec, layers: Option<u32>, host: &dyn Host) -
         }
     }
     Ok(None)
+}
+
+fn device(options: &std::collections::BTreeMap<String, String>) -> Option<storage::volumes::Device> {
+    storage::volumes::Device::parse(options).ok().flatten()
 }
 
 /// The namespaces the container gets of its own.

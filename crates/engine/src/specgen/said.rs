@@ -129,6 +129,7 @@ fn mount(mount: &MountSpec) -> SaidMount {
             mode: volume.mode.clone(),
             target: super::process::clean(&volume.target).to_string_lossy().into_owned(),
             read_only: volume.read_only,
+            mounted: matches!(storage::volumes::Device::parse(&volume.options), Ok(Some(_))),
             ..SaidMount::default()
         },
     }

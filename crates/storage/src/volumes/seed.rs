@@ -29,6 +29,9 @@ use crate::xattr;
 
 const SEED: &str = "seed";
 const READY: &str = "seed.ready";
+/// The same within a volume that is mounted, where they can be moved into place.
+const SEED_INSIDE: &str = ".lighter-seed";
+const READY_INSIDE: &str = ".lighter-seed.ready";
 /// How long to wait for another container that fills the volume: a large one is tens of gigabytes.
 const LIMIT: Duration = Duration::from_secs(1800);
 /// Bytes copied by one call.
@@ -43,29 +46,33 @@ impl VolumeStore {
     pub fn seed(&self, name: &VolumeName, layers: &[PathBuf], path: &Path, durability: Durability) -> Result<bool> {
         let volume = self.open_volume(name)?;
         let data = open_data(&volume)?;
+        let stage = match super::device::mounted(&volume)? {
+            true => Stage { dir: &data, seed: SEED_INSIDE, ready: READY_INSIDE },
+            false => Stage { dir: &volume, seed: SEED, ready: READY },
+        };
         // Without the lock: a volume in use is not even looked at twice.
-        if !is_empty(&data)? && !exists(&volume, READY)? {
+        if !is_empty(&data)? && !exists(stage.dir, stage.ready)? {
             return Ok(false);
         }
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let lock = rustix::fs::openat(&volume, LOCK, flags, Mode::RUSR | Mode::WUSR).at("openat", LOCK)?;
         let lock = Lock::take(lock, LIMIT)?;
-        if !exists(&volume, READY)? {
-            remove(&volume, SEED)?;
+        if !exists(stage.dir, stage.ready)? {
+            remove(stage.dir, stage.seed)?;
             if !is_empty(&data)? {
                 return Ok(false);
             }
             let Some(source) = find(layers, path)? else { return Ok(false) };
-            rustix::fs::mkdirat(&volume, SEED, Mode::RWXU).at("mkdirat", SEED)?;
+            rustix::fs::mkdirat(stage.dir, stage.seed, Mode::RWXU).at("mkdirat", SEED)?;
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-            let seed = sys::fs::open_beneath(&volume, SEED, flags, Mode::empty())?;
+            let seed = sys::fs::open_beneath(stage.dir, stage.seed, flags, Mode::empty())?;
             copy(source, &seed)?;
             if durability == Durability::Durable {
                 rustix::fs::syncfs(&seed).at("syncfs", SEED)?;
             }
-            rustix::fs::renameat(&volume, SEED, &volume, READY).at("renameat", SEED)?;
+            rustix::fs::renameat(stage.dir, stage.seed, stage.dir, stage.ready).at("renameat", SEED)?;
         }
-        take_over(&volume, &data)?;
+        take_over(&stage, &data)?;
         if durability == Durability::Durable {
             sys::fs::sync_dir(&data, name)?;
             sys::fs::sync_dir(&volume, name)?;
@@ -73,6 +80,13 @@ impl VolumeStore {
         drop(lock);
         Ok(true)
     }
+}
+
+/// Where content is put together, and what it is called there.
+struct Stage<'a> {
+    dir: &'a OwnedFd,
+    seed: &'a str,
+    ready: &'a str,
 }
 
 fn exists(dir: &OwnedFd, name: &str) -> sys::Result<bool> {
@@ -99,17 +113,18 @@ fn entries(dir: &OwnedFd, mut each: impl FnMut(&CStr) -> Result<bool>) -> Result
 
 fn is_empty(dir: &OwnedFd) -> Result<bool> {
     let mut empty = true;
-    entries(dir, |_| {
-        empty = false;
-        Ok(false)
+    entries(dir, |name| {
+        // Content that is being put together is none yet.
+        empty = [SEED_INSIDE, READY_INSIDE].iter().any(|own| name.to_bytes() == own.as_bytes());
+        Ok(empty)
     })?;
     Ok(empty)
 }
 
 /// Moves complete content into place, and the directory's own attributes.
-fn take_over(volume: &OwnedFd, data: &OwnedFd) -> Result<()> {
+fn take_over(stage: &Stage<'_>, data: &OwnedFd) -> Result<()> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let ready = sys::fs::open_beneath(volume, READY, flags, Mode::empty())?;
+    let ready = sys::fs::open_beneath(stage.dir, stage.ready, flags, Mode::empty())?;
     let mut names = Vec::new();
     entries(&ready, |name| {
         names.push(name.to_owned());
@@ -125,7 +140,7 @@ fn take_over(volume: &OwnedFd, data: &OwnedFd) -> Result<()> {
     let stat = rustix::fs::fstat(&ready).at("fstat", READY)?;
     xattr::copy(&ready, data)?;
     adopt(data, &stat)?;
-    remove(volume, READY)
+    remove(stage.dir, stage.ready)
 }
 
 /// The image's directory at `path`; `None` when it has none there.
