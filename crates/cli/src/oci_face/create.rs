@@ -52,6 +52,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     let bundle = bundle_directory(flags.get("bundle"))?;
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
     let (mut bytes, mut spec) = read_config(&config)?;
+    seal_if_needed(&spec)?;
     let user = rustix::process::geteuid();
     let ordinary = !user.is_root();
     if ordinary && spec.namespace(NamespaceKind::User).is_none() {
@@ -60,8 +61,8 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     if runtime::default_mappings(&mut spec, ordinary)? {
         // Who joins the container later has to know its ids.
         bytes = serde_json::to_vec(&spec).map_err(|error| Failure::new(error.to_string()))?;
+        seal_if_needed(&spec)?;
     }
-    seal_if_needed(&spec)?;
     bind_from_bundle(&mut spec, &bundle);
     allow_tunnels(&mut spec);
     pass_listening(&mut spec)?;

@@ -35,6 +35,8 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let process = process(flags, &spec)?;
     let leaves = flags.is("detach");
     let stdio = create::stdio(&process, flags.get("console-socket"), leaves)?;
+    // What is root's in the store only root reaches.
+    let ordinary = record.owner != 0 && !rustix::process::geteuid().is_root();
     let cgroup = match (record.cgroup.clone(), flags.get("cgroup")) {
         (None, Some(_)) => return Err(Failure::new("--cgroup: the container has no control group of its own")),
         (Some(group), Some(below)) => {
@@ -52,7 +54,7 @@ fn execute(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
         stdio,
         identity: create::identity(&spec),
         cgroup: cgroup.as_deref(),
-        ordinary: !rustix::process::geteuid().is_root(),
+        ordinary,
         preserve,
         seccomp_cache: Some(store.seccomp_cache()),
     })?;
