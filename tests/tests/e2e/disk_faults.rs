@@ -178,6 +178,58 @@ fn a_create_and_a_run_meet_every_fault() {
     host.lighter(&["volume", "rm", "vol"]);
 }
 
+#[test]
+fn a_pull_meets_every_fault() {
+    let registry = Registry::start();
+    let noise: Vec<u8> =
+        (0_u32..1 << 19).flat_map(|n| n.wrapping_mul(2_654_435_761).rotate_left(n % 31).to_le_bytes()).collect();
+    let image = Image::busybox("app:1").file("noise", 0o644, &noise);
+    registry.push_layout(&image.oci_layout(Packing::Gzip), "app:1");
+    let name = registry.reference("app:1");
+    let host = Host::new();
+    let faults = [(WRITES, FULL), (WRITES, KILLED), (NAMES, BROKEN), (NAMES, KILLED), (SYNCS, BROKEN)];
+    let before = || {
+        host.lighter(&["rmi", "-f", &name]);
+    };
+    at_every_step(&host, &["pull", "-q", &name], &faults, before, |output, when| {
+        let here = !host.lighter(&["images", "-q"]).ok().out().is_empty();
+        assert!(here || output.status != 0, "{when}: it is not there");
+        if here {
+            let run = host.lighter(&["run", "--rm", "--network", "none", "--pull", "never", &name, "ls", "/noise"]);
+            assert_eq!(run.status, 0, "{when}\n{run}");
+        }
+    });
+    host.lighter(&["pull", "-q", &name]).ok();
+    let report = host.lighter(&["store", "check", "--deep", "--format", "json"]).ok().json();
+    assert_eq!(report["Compared"], 2, "{report}");
+}
+
+#[test]
+fn a_removal_meets_every_fault() {
+    let host = Host::new();
+    let file = archive(&host);
+    let removes = "unlinkat,renameat,renameat2";
+    let faults = [(removes, BROKEN), (removes, KILLED), (SYNCS, BROKEN), (WRITES, FULL), (WRITES, KILLED)];
+    for verb in [&["rmi", "box:1"][..], &["image", "prune", "-af"], &["system", "prune", "-af"]] {
+        let before = || {
+            host.lighter(&["load", "-q", "-i", &file]).ok();
+        };
+        at_every_step(&host, verb, &faults, before, |output, when| {
+            let here = !host.lighter(&["images", "-q"]).ok().out().is_empty();
+            assert!(!here || output.status != 0, "{when}: it is still there");
+            if here {
+                let run = host.lighter(&["run", "--rm", "--network", "none", "--pull", "never", "box:1", "true"]);
+                assert_eq!(run.status, 0, "{when}\n{run}");
+            }
+            host.lighter(&["image", "prune", "-af"]).ok();
+            let report = host.lighter(&["store", "check", "--format", "json"]).ok().json();
+            let of = |key: &str| report[key].as_u64();
+            assert_eq!((of("Images"), of("Blobs"), of("Layers")), (Some(0), Some(0), Some(0)), "{when}{report}");
+            assert_eq!(report["Leftovers"].as_array().map(Vec::len), Some(0), "{when}{report}");
+        });
+    }
+}
+
 /// A small ext4 in a file, mounted beside the test's directory; unmounted and removed on drop.
 struct SmallDisk {
     dir: PathBuf,
