@@ -140,7 +140,7 @@ impl Assembly<'_> {
         self.progress.begin(&layers);
         self.layers(&layers)?;
         let chain: Vec<Digest> = layers.iter().map(|layer| layer.chain_id.clone()).collect();
-        let highest_id = self.sink.commit(&chain).map_err(|source| match source.downcast::<Error>() {
+        let committed = self.sink.commit(&chain).map_err(|source| match source.downcast::<Error>() {
             Ok(own) => *own,
             Err(source) => Error::Commit { image: target.digest.clone(), source },
         })?;
@@ -155,7 +155,8 @@ impl Assembly<'_> {
             config_blob: manifest.config,
             platform,
             layers,
-            highest_id,
+            highest_id: committed.highest_id,
+            copied: committed.copied,
             created: config.created,
             author: config.author,
             comment: config.comment,

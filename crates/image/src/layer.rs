@@ -32,11 +32,20 @@ pub trait LayerSink: Sync {
 
     /// Makes the layers of one image durable and visible under their ChainIDs. `chain` is all of them, bottom first;
     /// each was unpacked or is contained. Called once an image, so that one synchronisation of the disk serves all of
-    /// its layers. Gives the greatest owner or group of any file in them, where the sink knows it.
+    /// its layers.
     ///
     /// # Errors
     /// Whatever went wrong; the image does not come in then.
-    fn commit(&self, chain: &[Digest]) -> Result<Option<u32>, BoxError>;
+    fn commit(&self, chain: &[Digest]) -> Result<Committed, BoxError>;
+}
+
+/// What a sink knows of an image's layers when they are visible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The greatest owner or group of any file in them.
+    pub highest_id: Option<u32>,
+    /// Containers need copies of them.
+    pub copied: bool,
 }
 
 /// One layer to unpack.

@@ -35,6 +35,6 @@ pub use codec::Limits;
 pub use content::ContentStore;
 pub use error::{BoxError, Error, Result};
 pub use inbound::Inbound;
-pub use layer::{LayerJob, LayerSink, LayerStream, Phase, Progress, Quiet};
+pub use layer::{Committed, LayerJob, LayerSink, LayerStream, Phase, Progress, Quiet};
 pub use record::{ImageRecord, LayerRecord};
 pub use store::ImageStore;

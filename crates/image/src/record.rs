@@ -31,6 +31,10 @@ pub struct ImageRecord {
     /// first versions do not have it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub highest_id: Option<u32>,
+    /// Each container gets a copy of the layers: when the image came in, the store's file system refused to hold the writable
+    /// layer of an overlay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub copied: bool,
     /// Bytes of manifest, configuration and layers as stored, compressed.
     pub size: u64,
     /// When the image was made, RFC 3339, as its configuration says.

@@ -39,6 +39,7 @@ fn image(seed: &str, name: Option<&str>) -> ImageRecord {
             chain_id: digest("diff"),
         }],
         highest_id: None,
+        copied: false,
         size: 40,
         created: None,
         author: String::new(),

@@ -55,7 +55,7 @@ impl LayerSink for MemorySink {
         Ok(())
     }
 
-    fn commit(&self, chain: &[Digest]) -> Result<Option<u32>, BoxError> {
+    fn commit(&self, chain: &[Digest]) -> Result<crate::Committed, BoxError> {
         let (mut staged, mut layers) =
             (self.staged.lock().expect("not poisoned"), self.layers.lock().expect("not poisoned"));
         for id in chain {
@@ -64,7 +64,7 @@ impl LayerSink for MemorySink {
             }
             assert!(layers.contains_key(id), "a commit names only layers that are here");
         }
-        Ok(None)
+        Ok(crate::Committed::default())
     }
 }
 

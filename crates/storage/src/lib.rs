@@ -4,6 +4,7 @@
 //! - [`jail`]: the process that an archive is unpacked in.
 //! - [`archive`]: bounds on layer archives; reading tar is ours, so that no reader disagrees with the one that writes.
 //! - [`snapshot`]: upper and work directory of a container, and the overlay they form with an image's layers.
+//! - [`flat`]: a copy of an image's root, where there can be no overlay.
 //! - [`volumes`]: directories that outlive containers, and the image's content they get at first.
 //! - [`export`]: a root file system written as one archive.
 //! - [`ranges`]: leases of user and group id ranges.
@@ -18,6 +19,7 @@ mod compare;
 pub mod error;
 pub mod export;
 mod extract;
+pub mod flat;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -17,6 +17,7 @@ use crate::jail::Jail;
 use crate::layers::{Dirs, LayerStore, open_dir, unique_name};
 use crate::record::{LayerRecord, VERSION};
 use crate::tree::{self, Tree};
+use crate::walk;
 
 /// Tries to make a directory that no sweep takes away before it is locked.
 const TRIES: usize = 16;
@@ -107,6 +108,17 @@ impl Staging {
         let outcome = jail.finish()?;
         extract::finish(self.tree.root(), &outcome)?;
         Ok(self.unpacked(outcome))
+    }
+
+    /// The private directory, in which the layer's tree is `diff`.
+    pub(crate) fn directory(&self) -> &OwnedFd {
+        &self.dir
+    }
+
+    /// Removes it at once, with whatever is in it.
+    pub(crate) fn remove(self) -> Result<()> {
+        let name = std::ffi::CString::new(self.name.as_str()).unwrap_or_default();
+        walk::remove(self.dirs.staging.as_fd(), &name)
     }
 
     pub(crate) fn dirs(&self) -> &Dirs {

@@ -17,7 +17,7 @@
 
 mod device;
 mod name;
-mod seed;
+pub(crate) mod seed;
 
 use std::collections::BTreeMap;
 use std::ffi::CString;

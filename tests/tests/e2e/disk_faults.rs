@@ -344,25 +344,6 @@ fn a_disk_without_inodes_is_a_full_disk() {
     drop(disk);
 }
 
-#[test]
-fn a_data_root_that_overlay_refuses_is_told_with_the_kernels_words() {
-    let dir = std::env::temp_dir().join(format!("lighter-refused-{}", std::process::id()));
-    let path = |name: &str| dir.join(name).display().to_string();
-    for name in ["lower", "upper", "work", "merged"] {
-        std::fs::create_dir_all(dir.join(name)).expect("mkdir");
-    }
-    let options = format!("lowerdir={},upperdir={},workdir={}", path("lower"), path("upper"), path("work"));
-    tool("mount", &["-t", "overlay", "overlay", "-o", &options, &path("merged")]);
-    let mut host = Host::new();
-    host.set_root(dir.join("merged/root"));
-    host.load(&Image::busybox("busybox:latest"));
-    host.sh(&[], "true").refused(125, "not supported as upperdir");
-    host.assert_clean();
-    drop(host);
-    tool("umount", &[&path("merged")]);
-    drop(std::fs::remove_dir_all(&dir));
-}
-
 /// How many layers the store has.
 fn layers(root: &Path) -> usize {
     std::fs::read_dir(root.join("layers")).expect("layers").count() - 1

@@ -4,6 +4,7 @@
 
 mod archives;
 mod bundle_mounts;
+mod copies;
 mod debian;
 mod disk_faults;
 mod exploits;

@@ -25,6 +25,7 @@ struct Basis {
     config: ContainerConfig,
     image: Option<ImageRef>,
     highest_id: Option<u32>,
+    copied: bool,
 }
 
 impl Engine {
@@ -70,14 +71,19 @@ impl Engine {
                     None => highest_id(self.layers()?, &chain)?,
                 };
                 let image = ImageRef { said: said.clone(), id: record.id().clone(), chain };
-                Ok(Basis { config: record.config, image: Some(image), highest_id: Some(highest) })
+                Ok(Basis {
+                    config: record.config,
+                    image: Some(image),
+                    highest_id: Some(highest),
+                    copied: record.copied,
+                })
             }
             Source::Rootfs(dir) => {
                 if !dir.is_absolute() || !dir.is_dir() {
                     return Err(Error::new(ErrorKind::Invalid, format!("--rootfs {}: not a directory", dir.display()))
                         .hint("an absolute path of a directory that holds a root file system"));
                 }
-                Ok(Basis { config: ContainerConfig::default(), image: None, highest_id: None })
+                Ok(Basis { config: ContainerConfig::default(), image: None, highest_id: None, copied: false })
             }
         }
     }
@@ -143,6 +149,7 @@ impl Engine {
             image: &basis.config,
             image_ref: basis.image,
             highest_id: basis.highest_id,
+            copied: basis.copied,
             dir: &path,
             host: &host,
         })?;

@@ -18,7 +18,14 @@ impl Engine {
         let dir = self.container_dir(id)?;
         let config = dir.config()?;
         let root = match (&config.image, &config.rootfs_dir) {
-            (_, Some(rootfs)) => sys::mount::clone_path(rootfs, false)?,
+            (Some(image), Some(rootfs)) => {
+                if rustix::fs::stat(rootfs).is_err() {
+                    let _at_rest = dir.lock(LOCK_LIMIT)?;
+                    self.layers()?.copy_root(dir.path(), &image.chain)?;
+                }
+                sys::mount::clone_path(rootfs, false)?
+            }
+            (None, Some(rootfs)) => sys::mount::clone_path(rootfs, false)?,
             (Some(image), None) => {
                 let layers = self.layers()?;
                 if rustix::fs::stat(dir.path().join("work")).is_err() {

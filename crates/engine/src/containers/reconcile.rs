@@ -198,6 +198,7 @@ fn count(dir: &Path) -> usize {
 fn discard(containers: &Path, name: &str) -> Result<()> {
     let path = containers.join(name);
     storage::snapshot::remove_upper(&path)?;
+    storage::flat::remove_root(&path)?;
     match std::fs::remove_dir_all(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),

@@ -179,6 +179,9 @@ impl Engine {
     pub(super) fn delete(&self, dir: ContainerDir, config: &Config) -> Result<()> {
         // The writable layer first and by itself: it may be deeper than any other tree here.
         storage::snapshot::remove_upper(dir.path())?;
+        if config.image.is_some() && config.rootfs_dir.is_some() {
+            storage::flat::remove_root(dir.path())?;
+        }
         dir.delete()?;
         self.names()?.release(&config.name, &config.id)?;
         if config.auto_remove {
@@ -190,6 +193,7 @@ impl Engine {
     /// The same for one whose configuration cannot be read: its name is found by its owner.
     fn delete_damaged(&self, dir: ContainerDir, id: &ContainerId) -> Result<()> {
         storage::snapshot::remove_upper(dir.path())?;
+        storage::flat::remove_root(dir.path())?;
         dir.delete()?;
         let names = self.names()?;
         for (name, owner) in names.list()? {

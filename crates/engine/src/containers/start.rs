@@ -192,7 +192,10 @@ impl Engine {
         make_dirs(&run_dir)?;
         files::write(dir, &files::texts(config)?)?;
         if let Some(image) = config.image.as_ref().filter(|_| first) {
-            self.layers()?.create_upper(dir.path(), &image.chain)?;
+            match config.rootfs_dir {
+                None => drop(self.layers()?.create_upper(dir.path(), &image.chain)?),
+                Some(_) => self.layers()?.copy_root(dir.path(), &image.chain)?,
+            }
         }
         let subpaths = self.ready_volumes(config, first)?;
         let mut spec = config.spec.clone();

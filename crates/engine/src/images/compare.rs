@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
-use image::{BoxError, ImageRecord, Inbound, LayerJob, LayerSink, Quiet};
+use image::{BoxError, Committed, ImageRecord, Inbound, LayerJob, LayerSink, Quiet};
 use oci::Digest;
 use storage::LayerStore;
 
@@ -44,8 +44,8 @@ impl LayerSink for Comparing<'_> {
         Ok(())
     }
 
-    fn commit(&self, _chain: &[Digest]) -> std::result::Result<Option<u32>, BoxError> {
-        Ok(None)
+    fn commit(&self, _chain: &[Digest]) -> std::result::Result<Committed, BoxError> {
+        Ok(Committed::default())
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use image::{BoxError, LayerJob, LayerSink, LayerStream};
+use image::{BoxError, Committed, LayerJob, LayerSink, LayerStream};
 use oci::Digest;
 use storage::{LayerStore, Staging};
 
@@ -54,10 +54,11 @@ impl LayerSink for Sink<'_> {
         Ok(())
     }
 
-    fn commit(&self, chain: &[Digest]) -> Result<Option<u32>, BoxError> {
+    fn commit(&self, chain: &[Digest]) -> Result<Committed, BoxError> {
         let mut staged = self.staged.lock().unwrap_or_else(PoisonError::into_inner);
         let layers = chain.iter().map(|id| (id.clone(), staged.remove(id)));
         self.layers.commit_all(layers.collect())?;
-        Ok(Some(highest_id(self.layers, chain)?))
+        let highest_id = Some(highest_id(self.layers, chain)?);
+        Ok(Committed { highest_id, copied: !self.layers.takes_overlay()? })
     }
 }

@@ -48,6 +48,8 @@ pub(crate) struct Inputs<'a> {
     pub(crate) image_ref: Option<ImageRef>,
     /// Highest user or group id in the image's layers; `None` with `--rootfs`.
     pub(crate) highest_id: Option<u32>,
+    /// The container gets a copy of the image's root, since its file system can hold no overlay.
+    pub(crate) copied: bool,
     /// The container's directory, where the generated files will be.
     pub(crate) dir: &'a Path,
     pub(crate) host: &'a dyn Host,
@@ -64,7 +66,7 @@ pub(crate) struct Meant {
 /// # Errors
 /// [`ErrorKind::Invalid`] for what can never be, [`ErrorKind::Unsupported`] for what cannot be here.
 pub(crate) fn generate(inputs: Inputs<'_>) -> Result<Meant> {
-    let Inputs { spec, id, name, image, image_ref, highest_id, dir, host } = inputs;
+    let Inputs { spec, id, name, image, image_ref, highest_id, copied, dir, host } = inputs;
     let mut warnings = Vec::new();
     let userns = posture::userns(spec, highest_id, host)?;
     let private = userns == UsernsPosture::Private;
@@ -128,9 +130,14 @@ pub(crate) fn generate(inputs: Inputs<'_>) -> Result<Meant> {
         ..Spec::default()
     };
     let rootfs_dir = match &spec.source {
-        Source::Image(_) => None,
+        Source::Image(_) => copied.then(|| dir.join(storage::flat::ROOT)),
         Source::Rootfs(dir) => Some(dir.clone()),
     };
+    if copied {
+        warnings.push(
+            "the data root's file system cannot hold an overlay: the container gets a copy of the image".to_owned(),
+        );
+    }
     let mut labels = image.labels.clone();
     labels.extend(words("label", &spec.labels)?);
     let config = Config {

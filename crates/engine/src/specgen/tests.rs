@@ -27,6 +27,7 @@ fn meant(spec: &ContainerSpec) -> Result<Meant> {
         name: "web".parse().expect("a name"),
         image: &image(),
         image_ref: None,
+        copied: false,
         highest_id: Some(1000),
         dir: &PathBuf::from("/var/lib/lighter/containers/x"),
         host: &Table::default(),

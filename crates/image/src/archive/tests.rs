@@ -354,7 +354,7 @@ impl LayerSink for BadSink {
         }
     }
 
-    fn commit(&self, _chain: &[Digest]) -> std::result::Result<Option<u32>, BoxError> {
+    fn commit(&self, _chain: &[Digest]) -> std::result::Result<crate::Committed, BoxError> {
         Err("disk full".into())
     }
 }

@@ -252,6 +252,7 @@ fn local() -> Local {
         platform: Platform::host(),
         layers: vec![LayerRecord { descriptor, diff_id: digest.clone(), chain_id: digest }],
         highest_id: None,
+        copied: false,
         size: 0,
         created: None,
         author: String::new(),

@@ -157,7 +157,7 @@ fn find(layers: &[PathBuf], path: &Path) -> Result<Option<OwnedFd>> {
 }
 
 /// The root of all layers together, attached to no place.
-fn merged(layers: &[PathBuf]) -> Result<OwnedFd> {
+pub(crate) fn merged(layers: &[PathBuf]) -> Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = |path: &PathBuf| rustix::fs::open(path, flags, Mode::empty()).at("open", path.display());
     let mut opened = layers.iter().map(open).collect::<sys::Result<Vec<_>>>()?;
@@ -212,7 +212,7 @@ fn times(stat: &Stat) -> Timestamps {
 }
 
 /// Copies the tree below `source` into the empty directory `to`.
-fn copy(source: OwnedFd, to: &OwnedFd) -> Result<()> {
+pub(crate) fn copy(source: OwnedFd, to: &OwnedFd) -> Result<()> {
     let mut copier = Copier { to, current: None, path: Vec::new(), names: HashMap::new(), left: Vec::new() };
     walk::walk(source, &mut copier)
 }
