@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use crate::{Outcome, run, say, sh};
 
 /// A program that proves a package, and the package.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 12] = [
     ("busybox", "busybox-static"),
     ("docker-registry", "docker-registry"),
     ("debootstrap", "debootstrap"),
@@ -17,6 +17,7 @@ const NEEDED: [(&str, &str); 11] = [
     ("newuidmap", "uidmap"),
     ("strace", "strace"),
     ("cc", "gcc"),
+    ("criu", "criu"),
 ];
 
 /// What only the benchmark calls.

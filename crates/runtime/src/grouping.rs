@@ -1,17 +1,27 @@
 //! The control group that a container gets: one made here, one that systemd makes, or none.
 
-use oci::runtime::{LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
+use oci::runtime::{Linux, LinuxCpu, LinuxMemory, LinuxPids, LinuxResources, Spec};
 use sys::Errno;
 
 use crate::cgroup::{Cgroup, CreateOptions, Host, Layout};
 use crate::error::{Error, ErrorKind, Result};
 use crate::launch::Groups;
 use crate::mounts::cgroup_error;
-use crate::plan::Plan;
 use crate::systemd::{self, Placeholder, Scope};
 
 /// Ends every refusal of limits to a caller who may make no group, as runc's does, which its callers know.
 const NEEDS_NONE: &str = "rootless needs no limits + no cgrouppath when no permission is granted for cgroups";
+
+/// Who a control group is for.
+#[derive(Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// The container's configuration.
+    pub(crate) linux: &'a Linux,
+    /// The container's id.
+    pub(crate) id: &'a str,
+    /// Whether the caller is an ordinary user.
+    pub(crate) ordinary: bool,
+}
 
 /// A container's control group, before there is a container.
 pub(crate) struct Grouped<'a> {
@@ -74,9 +84,9 @@ fn parent_group(text: &str) -> Option<&str> {
 ///
 /// # Errors
 /// Those of the control groups and of systemd; nothing is left then.
-pub(crate) fn make<'a>(plan: &Plan<'_>, groups: Groups<'a>) -> Result<Grouped<'a>> {
+pub(crate) fn make<'a>(asker: &Asker<'_>, groups: Groups<'a>) -> Result<Grouped<'a>> {
     let none = Grouped { group: None, scope: None, _placeholder: None, optional: false, nested: false };
-    let resources = plan.linux.resources.as_ref();
+    let resources = asker.linux.resources.as_ref();
     match groups {
         Groups::None => {
             if resources.is_some_and(asks) {
@@ -84,33 +94,33 @@ pub(crate) fn make<'a>(plan: &Plan<'_>, groups: Groups<'a>) -> Result<Grouped<'a
                 let sentence = "linux.resources: limits are asked for, and control groups are disabled";
                 return Err(Error::new(ErrorKind::Unsupported, sentence));
             }
-            Ok(Grouped { nested: !plan.ordinary, ..none })
+            Ok(Grouped { nested: !asker.ordinary, ..none })
         }
         Groups::Scope(scope) => {
-            let (group, placeholder) = make_scope(plan, scope)?;
+            let (group, placeholder) = make_scope(asker, scope)?;
             Ok(Grouped { group: Some(group), scope: Some(scope), _placeholder: Some(placeholder), ..none })
         }
         Groups::Own(path) => {
-            let asked = !plan.linux.cgroups_path.is_empty() || resources.is_some_and(asks);
-            let (group, denied) = make_own(plan, path, asked)?;
-            let optional = !asked && (denied || plan.ordinary);
-            Ok(Grouped { group, optional, nested: denied && !plan.ordinary, ..none })
+            let asked = !asker.linux.cgroups_path.is_empty() || resources.is_some_and(asks);
+            let (group, denied) = make_own(asker, path, asked)?;
+            let optional = !asked && (denied || asker.ordinary);
+            Ok(Grouped { group, optional, nested: denied && !asker.ordinary, ..none })
         }
     }
 }
 
 /// Gives the group, and whether it was denied to the caller, at least in some hierarchies.
-fn make_own(plan: &Plan<'_>, path: &str, asked: bool) -> Result<(Option<Cgroup>, bool)> {
+fn make_own(asker: &Asker<'_>, path: &str, asked: bool) -> Result<(Option<Cgroup>, bool)> {
     use crate::cgroup::Error as Cause;
     let failed = |error| cgroup_error("cannot make the control group", error);
-    let resources = plan.linux.resources.as_ref();
+    let resources = asker.linux.resources.as_ref();
     let host = match Host::detect() {
-        Err(Cause::NotMounted) if !asked && (plan.ordinary || sys::process::in_user_namespace()) => {
+        Err(Cause::NotMounted) if !asked && (asker.ordinary || sys::process::in_user_namespace()) => {
             return Ok((None, true));
         }
         other => other.map_err(|error| cgroup_error("cannot find the control groups", error))?,
     };
-    if !plan.ordinary {
+    if !asker.ordinary {
         match Cgroup::create(&host, path, resources, &CreateOptions::default()) {
             Err(error) if is_denied(&error) && sys::process::in_user_namespace() => {}
             other => return other.map(|group| (Some(group), false)).map_err(failed),
@@ -131,7 +141,7 @@ fn make_own(plan: &Plan<'_>, path: &str, asked: bool) -> Result<(Option<Cgroup>,
     match (nowhere, asked) {
         (true, true) => Err(refuse(format!("cgroupsPath {path}"))),
         (true, false) => Ok((None, true)),
-        (false, _) => Ok((Some(group), !plan.ordinary)),
+        (false, _) => Ok((Some(group), !asker.ordinary)),
     }
 }
 
@@ -159,13 +169,13 @@ fn asks(resources: &LinuxResources) -> bool {
 }
 
 /// Has systemd make the group, and puts the exact limits in force there.
-fn make_scope(plan: &Plan<'_>, scope: &Scope) -> Result<(Cgroup, Placeholder)> {
+fn make_scope(asker: &Asker<'_>, scope: &Scope) -> Result<(Cgroup, Placeholder)> {
     let host = Host::detect().map_err(|error| cgroup_error("cannot find the control groups", error))?;
-    let resources = plan.linux.resources.as_ref();
-    let placeholder = scope.start(plan.id, resources, host.layout() == Layout::V2).map_err(systemd_error)?;
+    let resources = asker.linux.resources.as_ref();
+    let placeholder = scope.start(asker.id, resources, host.layout() == Layout::V2).map_err(systemd_error)?;
     let options = CreateOptions {
         handed_over: true,
-        rootless: plan.ordinary || sys::process::in_user_namespace(),
+        rootless: asker.ordinary || sys::process::in_user_namespace(),
         ..CreateOptions::default()
     };
     let made = placeholder.group().map_err(systemd_error).and_then(|path| {

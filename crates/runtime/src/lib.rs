@@ -23,6 +23,7 @@
 pub mod capability;
 pub mod cgroup;
 pub mod created;
+pub mod criu;
 pub mod error;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

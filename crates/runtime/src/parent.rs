@@ -9,7 +9,7 @@ use sys::process::{Child, CloneArgs};
 use crate::cgroup::Cgroup;
 use crate::created::Created;
 use crate::error::{Error, ErrorKind, Result};
-use crate::grouping::{self, Grouped};
+use crate::grouping::{self, Asker, Grouped};
 use crate::hooks;
 use crate::idmap;
 use crate::init::{self, Inherited};
@@ -80,7 +80,8 @@ fn make_in_groups(
             Groups::Own(&path)
         }
     };
-    let mut grouped = grouping::make(plan, groups)?;
+    let asker = Asker { linux: plan.linux, id: plan.id, ordinary: plan.ordinary };
+    let mut grouped = grouping::make(&asker, groups)?;
     let mut made = clone_first(plan, launch, bundle, &grouped, rdt);
     if let Err(error) = &made
         && grouped.may_do_without(error)

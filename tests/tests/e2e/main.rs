@@ -27,6 +27,7 @@ mod push;
 mod registries;
 mod rootless;
 mod run;
+mod runtime_checkpoint;
 mod runtime_crash;
 mod runtime_face;
 mod runtime_filters;

@@ -126,3 +126,28 @@ fn bad_bundles_are_refused() {
     }
     host.assert_clean();
 }
+
+#[test]
+fn several_are_killed_and_deleted_by_an_expression() {
+    let host = Host::new();
+    let dir = bundle(&host, "b", &["sleep", "1000"]);
+    let ids = ["web-1", "web-2", "db"].map(|name| unique(&format!("re-{name}")));
+    for id in &ids {
+        assert_eq!(create(&host, &[], &dir, id), 0);
+        runtime(&host, &["start", id]).ok();
+    }
+    let web = format!("{}web-[0-9]+$", unique("re-"));
+    let refused = runtime(&host, &["delete", "--regex", &web]);
+    assert!(refused.status == 1 && refused.err().contains(&ids[0]), "{refused}");
+    runtime(&host, &["kill", "--regex", &web, "KILL"]).ok();
+    for id in &ids[..2] {
+        wait::until("it stopped", DEADLINE, || (state(&host, id)["status"] == "stopped").then_some(()));
+    }
+    assert_eq!(state(&host, &ids[2])["status"], "running");
+    runtime(&host, &["delete", "--regex", &web]).ok();
+    assert_eq!(runtime(&host, &["list", "-q"]).ok().out(), ids[2]);
+    let refused = runtime(&host, &["kill", "--regex", "(", "KILL"]);
+    assert!(refused.status == 1 && refused.err().contains("no regular expression"), "{refused}");
+    runtime(&host, &["delete", "--force", "--regex", "."]).ok();
+    host.assert_clean();
+}

@@ -22,56 +22,76 @@ const GLOBAL: &[Flag] = &[
     ("log-level", "", Value),
     ("cgroup-manager", "", Value),
     ("rootless", "", Value),
+    ("criu", "", Value),
     ("systemd-cgroup", "", Switch),
     ("debug", "", Switch),
     ("version", "v", Switch),
+    ("version", "V", Switch),
     ("help", "h", Switch),
 ];
 
-const CREATE: &[Flag] = &[
-    ("bundle", "b", Value),
-    ("config", "f", Value),
-    ("pid-file", "", Value),
-    ("pidfd-socket", "", Value),
-    ("console-socket", "", Value),
-    ("preserve-fds", "", Value),
-    ("no-pivot", "", Switch),
-    ("no-new-keyring", "", Switch),
-];
+/// Where a bundle is.
+const BUNDLE: &[Flag] = &[("bundle", "b", Value)];
 
-const RUN: &[Flag] = &[
-    ("bundle", "b", Value),
-    ("config", "f", Value),
-    ("pid-file", "", Value),
-    ("pidfd-socket", "", Value),
-    ("console-socket", "", Value),
-    ("preserve-fds", "", Value),
-    ("no-pivot", "", Switch),
-    ("no-new-keyring", "", Switch),
-    ("no-subreaper", "", Switch),
-    ("detach", "d", Switch),
-    ("keep", "", Switch),
-];
+/// What is announced about a new process, and how.
+const PROCESS: &[Flag] = &[("console-socket", "", Value), ("pid-file", "", Value), ("no-subreaper", "", Switch)];
+
+/// What only a process of ours has.
+const MADE: &[Flag] = &[("pidfd-socket", "", Value), ("preserve-fds", "", Value)];
+
+/// Whether the program stays until the process ends.
+const DETACH: &[Flag] = &[("detach", "d", Switch)];
+
+/// How a first process is made.
+const CREATE: &[Flag] = &[("config", "f", Value), ("no-pivot", "", Switch), ("no-new-keyring", "", Switch)];
+
+const KEEP: &[Flag] = &[("keep", "", Switch)];
 
 const EXEC: &[Flag] = &[
     ("process", "p", Value),
-    ("console-socket", "", Value),
-    ("pid-file", "", Value),
-    ("pidfd-socket", "", Value),
     ("cwd", "", Value),
     ("env", "e", Value),
     ("tty", "t", Switch),
     ("user", "u", Value),
     ("additional-gids", "g", Value),
-    ("detach", "d", Switch),
     ("process-label", "", Value),
     ("apparmor", "", Value),
     ("no-new-privs", "", Switch),
     ("cap", "c", Value),
-    ("preserve-fds", "", Value),
     ("cgroup", "", Value),
     ("ignore-paused", "", Switch),
-    ("no-subreaper", "", Switch),
+];
+
+/// What criu is told in both directions.
+const CRIU: &[Flag] = &[
+    ("image-path", "", Value),
+    ("work-path", "", Value),
+    ("tcp-established", "", Switch),
+    ("ext-unix-sk", "", Switch),
+    ("shell-job", "", Switch),
+    ("file-locks", "", Switch),
+    ("manage-cgroups-mode", "", Value),
+    ("network-lock", "", Value),
+    ("empty-ns", "", Value),
+    ("auto-dedup", "", Switch),
+    ("lazy-pages", "", Switch),
+];
+
+const CHECKPOINT: &[Flag] = &[
+    ("parent-path", "", Value),
+    ("leave-running", "", Switch),
+    ("pre-dump", "", Switch),
+    ("tcp-skip-in-flight", "", Switch),
+    ("link-remap", "", Switch),
+    ("page-server", "", Value),
+    ("status-fd", "", Value),
+];
+
+const RESTORE: &[Flag] = &[
+    ("no-pivot", "", Switch),
+    ("tcp-close", "", Switch),
+    ("lsm-profile", "", Value),
+    ("lsm-mount-context", "", Value),
 ];
 
 const UPDATE: &[Flag] = &[
@@ -95,46 +115,63 @@ const UPDATE: &[Flag] = &[
     ("pids-limit", "", Value),
 ];
 
-const KILL: &[Flag] = &[("all", "a", Switch)];
-const DELETE: &[Flag] = &[("force", "f", Switch)];
+const KILL: &[Flag] = &[("all", "a", Switch), ("regex", "r", Switch)];
+const DELETE: &[Flag] = &[("force", "f", Switch), ("regex", "r", Switch)];
 const LIST: &[Flag] = &[("format", "f", Value), ("quiet", "q", Switch)];
 const PS: &[Flag] = &[("format", "f", Value)];
 const EVENTS: &[Flag] = &[("stats", "", Switch), ("interval", "", Value)];
-const SPEC: &[Flag] = &[("bundle", "b", Value), ("config", "f", Value), ("rootless", "", Switch)];
+const SPEC: &[Flag] = &[("config", "f", Value), ("file", "", Value), ("rootless", "", Switch)];
 
-/// A command: its name, its flags, the fewest and the most words after them, and whether the words after the first are
-/// the container's own, flags included.
-struct Shape {
-    name: &'static str,
-    flags: &'static [Flag],
-    words: (usize, usize),
-    verbatim: bool,
+/// What a command's words are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Words {
+    /// None.
+    Nothing,
+    /// A container's id.
+    Id,
+    /// A container's id, and as many more as said.
+    More(usize),
+    /// A container's id; all that follows is the container's own, flags included.
+    Verbatim,
 }
 
-const fn shape(name: &'static str, flags: &'static [Flag], words: (usize, usize)) -> Shape {
-    Shape { name, flags, words, verbatim: false }
+/// A command: its name, its flags, its words as its help shows them, and what they are.
+struct Shape {
+    name: &'static str,
+    flags: &'static [&'static [Flag]],
+    usage: &'static str,
+    words: Words,
+}
+
+impl Shape {
+    fn flags(&self) -> impl Iterator<Item = &'static Flag> {
+        self.flags.iter().copied().flatten()
+    }
+}
+
+const fn shape(name: &'static str, flags: &'static [&'static [Flag]], usage: &'static str, words: Words) -> Shape {
+    Shape { name, flags, usage, words }
 }
 
 const COMMANDS: &[Shape] = &[
-    shape("create", CREATE, (1, 1)),
-    shape("delete", DELETE, (1, 1)),
-    shape("events", EVENTS, (1, 1)),
-    Shape { name: "exec", flags: EXEC, words: (1, usize::MAX), verbatim: true },
-    shape("features", &[], (0, 0)),
-    shape("kill", KILL, (1, 2)),
-    shape("list", LIST, (0, 0)),
-    shape("pause", &[], (1, 1)),
-    Shape { name: "ps", flags: PS, words: (1, usize::MAX), verbatim: true },
-    shape("resume", &[], (1, 1)),
-    shape("run", RUN, (1, 1)),
-    shape("spec", SPEC, (0, 0)),
-    shape("start", &[], (1, 1)),
-    shape("state", &[], (1, 1)),
-    shape("update", UPDATE, (1, 1)),
+    shape("checkpoint", &[CRIU, CHECKPOINT], "ID", Words::Id),
+    shape("create", &[BUNDLE, PROCESS, MADE, CREATE], "ID", Words::Id),
+    shape("delete", &[DELETE], "ID", Words::Id),
+    shape("events", &[EVENTS], "ID", Words::Id),
+    shape("exec", &[PROCESS, MADE, DETACH, EXEC], "ID COMMAND [ARG...]", Words::Verbatim),
+    shape("features", &[], "", Words::Nothing),
+    shape("kill", &[KILL], "ID [SIGNAL]", Words::More(1)),
+    shape("list", &[LIST], "", Words::Nothing),
+    shape("pause", &[], "ID", Words::Id),
+    shape("ps", &[PS], "ID", Words::Verbatim),
+    shape("restore", &[BUNDLE, PROCESS, DETACH, CRIU, RESTORE], "ID", Words::Id),
+    shape("resume", &[], "ID", Words::Id),
+    shape("run", &[BUNDLE, PROCESS, MADE, DETACH, CREATE, KEEP], "ID", Words::Id),
+    shape("spec", &[BUNDLE, SPEC], "", Words::Nothing),
+    shape("start", &[], "ID", Words::Id),
+    shape("state", &[], "ID", Words::Id),
+    shape("update", &[UPDATE], "ID", Words::Id),
 ];
-
-/// Commands of the interface that are answered with why they are not there.
-const ABSENT: &[&str] = &["checkpoint", "restore", "mounts"];
 
 /// Flags and words, read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -184,8 +221,6 @@ pub(super) enum Command {
     Help(Option<&'static str>),
     /// A command with its flags.
     Run(&'static str, Flags),
-    /// A command that is not there.
-    Absent(&'static str),
 }
 
 /// Reads the flags before the command, then the command with its own. The first are given even when the rest is wrong:
@@ -196,28 +231,32 @@ pub(super) fn parse(args: &[String]) -> (Flags, Result<Command, String>) {
     let name = loop {
         let Some(argument) = args.next() else { break None };
         let Some(flag) = split(argument) else { break Some(argument) };
-        match read(flag, GLOBAL, &mut args) {
+        match read(flag, GLOBAL.iter(), &mut args) {
             Ok(read) => global.values.push(read),
             Err(error) => return (global, Err(error)),
         }
     };
     let command = if global.is("version") {
         Ok(Command::Version)
-    } else if global.is("help") || name.is_some_and(|name| name == "help") {
+    } else if global.is("help") {
         Ok(Command::Help(None))
+    } else if name.is_some_and(|name| name == "help" || name == "h") {
+        match args.next() {
+            None => Ok(Command::Help(None)),
+            Some(name) => find(name).map(|shape| Command::Help(Some(shape.name))),
+        }
     } else {
         name.map_or_else(|| Err("no command given; --help lists them".to_owned()), |name| command(name, args))
     };
     (global, command)
 }
 
+fn find(name: &str) -> Result<&'static Shape, String> {
+    COMMANDS.iter().find(|shape| shape.name == name).ok_or_else(|| format!("unknown command {name:?}"))
+}
+
 fn command<'a>(name: &str, mut args: impl Iterator<Item = &'a String>) -> Result<Command, String> {
-    if let Some(name) = ABSENT.iter().find(|absent| **absent == name) {
-        return Ok(Command::Absent(name));
-    }
-    let Some(shape) = COMMANDS.iter().find(|shape| shape.name == name) else {
-        return Err(format!("unknown command {name:?}"));
-    };
+    let shape = find(name)?;
     let mut flags = Flags::default();
     while let Some(argument) = args.next() {
         if argument == "--" {
@@ -225,28 +264,33 @@ fn command<'a>(name: &str, mut args: impl Iterator<Item = &'a String>) -> Result
             break;
         }
         match split(argument) {
-            Some(("help" | "h", None)) => return Ok(Command::Help(Some(shape.name))),
+            Some(("help" | "h" | "?" | "usage", None)) => return Ok(Command::Help(Some(shape.name))),
             Some(flag) => {
-                let read = read(flag, shape.flags, &mut args).map_err(|error| format!("{name}: {error}"))?;
+                let read = read(flag, shape.flags(), &mut args).map_err(|error| format!("{name}: {error}"))?;
                 flags.values.push(read);
             }
             None => {
                 flags.words.push(argument.clone());
-                if shape.verbatim {
+                if shape.words == Words::Verbatim {
                     flags.words.extend(args.by_ref().cloned());
                 }
             }
         }
     }
-    let (fewest, most) = shape.words;
+    let (fewest, most) = match shape.words {
+        Words::Nothing => (0, 0),
+        Words::Id => (1, 1),
+        Words::More(more) => (1, 1 + more),
+        Words::Verbatim => (1, usize::MAX),
+    };
     if flags.words.len() < fewest || flags.words.len() > most {
         return Err(match most {
             0 => format!("{name} takes no argument"),
             _ if flags.words.is_empty() => format!("{name} needs a container id"),
-            _ => format!("{name}: too many arguments: {:?}", &flags.words[1..]),
+            _ => format!("{name}: too many arguments: {:?}", &flags.words[most..]),
         });
     }
-    if fewest > 0 && !is_id(flags.id()) {
+    if fewest > 0 && !flags.is("regex") && !is_id(flags.id()) {
         return Err(format!(
             "invalid character in container ID {:?}: letters, digits and _+-. are allowed",
             flags.id()
@@ -271,10 +315,10 @@ fn split(argument: &str) -> Option<(&str, Option<&str>)> {
 
 fn read<'a>(
     (name, value): (&str, Option<&str>),
-    flags: &[Flag],
+    mut flags: impl Iterator<Item = &'static Flag>,
     args: &mut impl Iterator<Item = &'a String>,
 ) -> Result<(&'static str, String), String> {
-    let known = flags.iter().find(|(long, short, _)| *long == name || (*short == name && !short.is_empty()));
+    let known = flags.find(|(long, short, _)| *long == name || (*short == name && !short.is_empty()));
     let Some((long, _, kind)) = known else { return Err(format!("the flag --{name} is not known")) };
     let value = match (kind, value) {
         (Kind::Switch, None) => "true".to_owned(),
@@ -288,7 +332,7 @@ fn read<'a>(
 
 /// What `--help` prints.
 pub(super) fn help(command: Option<&str>) -> String {
-    let list = |flags: &[Flag]| {
+    let list = |flags: &mut dyn Iterator<Item = &'static Flag>| {
         let mut text = String::new();
         for (name, short, kind) in flags {
             let short = if short.is_empty() { String::new() } else { format!(", -{short}") };
@@ -297,16 +341,16 @@ pub(super) fn help(command: Option<&str>) -> String {
         text
     };
     match command.and_then(|name| COMMANDS.iter().find(|shape| shape.name == name)) {
-        Some(Shape { name, flags, words, .. }) => {
-            let id = if words.1 == 0 { "" } else { " ID" };
-            format!("Usage: lighter-runtime [GLOBAL FLAGS] {name} [FLAGS]{id}\n\nFlags:\n{}", list(flags))
+        Some(shape) => {
+            let line = format!("lighter-runtime [GLOBAL FLAGS] {} [FLAGS] {}", shape.name, shape.usage);
+            format!("Usage: {}\n\nFlags:\n{}  --help, -h\n", line.trim_end(), list(&mut shape.flags()))
         }
         None => {
             let names: Vec<&str> = COMMANDS.iter().map(|shape| shape.name).collect();
             let names = names.join(", ");
             format!(
                 "Usage: lighter-runtime [GLOBAL FLAGS] COMMAND [FLAGS] [ID]\n\nCommands: {names}\n\nGlobal flags:\n{}",
-                list(GLOBAL)
+                list(&mut GLOBAL.iter())
             )
         }
     }
@@ -337,7 +381,19 @@ mod tests {
         assert_eq!(check("--version").1, Ok(Command::Version));
         assert_eq!(check("-v").1, Ok(Command::Version));
         assert_eq!(check("state --help").1, Ok(Command::Help(Some("state"))));
-        assert_eq!(check("checkpoint --help").1, Ok(Command::Absent("checkpoint")));
+        // Podman asks whether a runtime can do it by this.
+        assert_eq!(check("checkpoint --help").1, Ok(Command::Help(Some("checkpoint"))));
+        assert_eq!(check("help restore").1, Ok(Command::Help(Some("restore"))));
+        for shape in COMMANDS {
+            let text = help(Some(shape.name));
+            assert!(text.contains(shape.name) && shape.flags().all(|(name, ..)| text.contains(name)), "{text}");
+            let mut names: Vec<&str> =
+                shape.flags().flat_map(|(name, short, _)| [*name, *short]).filter(|name| !name.is_empty()).collect();
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            assert_eq!(names.len(), count, "{} has a flag twice", shape.name);
+        }
     }
 
     #[test]
@@ -362,6 +418,12 @@ mod tests {
         assert_eq!(flags("update --memory-swap -1 c1").2.get("memory-swap"), Some("-1"));
         assert_eq!(flags("list --format=json").2.get("format"), Some("json"));
         assert!(!flags("run --detach=false c1").2.is("detach"));
+        let (global, name, given) = flags(
+            "--criu /c restore --image-path /i --work-path=/w --detach --pid-file /p -no-subreaper --bundle /b c1",
+        );
+        assert_eq!((name, global.get("criu"), given.get("image-path")), ("restore", Some("/c"), Some("/i")));
+        assert!(given.is("detach") && given.is("no-subreaper") && !given.is("shell-job"));
+        assert!(flags("kill --regex ^e2e.*$ KILL").2.is("regex"));
     }
 
     #[test]
@@ -380,6 +442,9 @@ mod tests {
             "list x",
             "kill a b c",
             "run --detach=maybe x",
+            "help nope",
+            "kill ^a x y",
+            "delete ^a",
         ] {
             assert!(check(line).1.is_err(), "{line:?}");
         }

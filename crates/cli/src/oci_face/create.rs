@@ -70,37 +70,12 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
     warn_of_unknown(global, process);
     let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
-    let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
-    let rootfs = bundle.join(&root.path);
     let scope = scope(global, &spec, flags.id())?;
     let path = runtime::group_path(&spec, flags.id(), ordinary);
-    let groups = match &scope {
-        Some(scope) => Groups::Scope(scope),
-        None if global.get("cgroup-manager") == Some("disabled") => Groups::None,
-        None => Groups::Own(&path),
-    };
+    let groups = groups(global, scope.as_ref(), &path);
+    let mut record = new_record(flags.id(), &spec, bundle, groups)?;
     let store = Store::new(global);
     let (container, lock) = store.reserve(flags.id())?;
-    let mut record = Record {
-        version: RECORD_VERSION,
-        id: flags.id().to_owned(),
-        oci_version: spec.oci_version.clone(),
-        bundle,
-        rootfs,
-        created: jiff::Timestamp::now().to_string(),
-        owner: user.as_raw(),
-        cgroup: match groups {
-            Groups::Own(path) => Some(path.to_owned()),
-            // systemd's own choice is known once it has made it.
-            Groups::Scope(scope) => Some(format!("/{}", scope.unit)),
-            Groups::None => None,
-        },
-        unit: None,
-        creator: ProcessId::of(std::process::id())?,
-        process: None,
-        resctrl: Vec::new(),
-        annotations: spec.annotations.clone(),
-    };
     let registered = container.write_config(&bytes).and_then(|()| container.write_record(&record));
     let gate = match start {
         Start::Later => registered.and_then(|()| container.make_gate().map(Some)),
@@ -151,6 +126,40 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     }
 }
 
+/// Where a container's control group comes from; `path` is its own where nobody else makes it.
+pub(super) fn groups<'a>(global: &Flags, scope: Option<&'a Scope>, path: &'a str) -> Groups<'a> {
+    match scope {
+        Some(scope) => Groups::Scope(scope),
+        None if global.get("cgroup-manager") == Some("disabled") => Groups::None,
+        None => Groups::Own(path),
+    }
+}
+
+/// What is written about a container before it has a process.
+pub(super) fn new_record(id: &str, spec: &Spec, bundle: PathBuf, groups: Groups<'_>) -> Result<Record, Failure> {
+    let root = spec.root.as_ref().ok_or_else(|| Failure::new("root: is missing"))?;
+    Ok(Record {
+        version: RECORD_VERSION,
+        id: id.to_owned(),
+        oci_version: spec.oci_version.clone(),
+        rootfs: bundle.join(&root.path),
+        bundle,
+        created: jiff::Timestamp::now().to_string(),
+        owner: rustix::process::geteuid().as_raw(),
+        cgroup: match groups {
+            Groups::Own(path) => Some(path.to_owned()),
+            // systemd's own choice is known once it has made it.
+            Groups::Scope(scope) => Some(format!("/{}", scope.unit)),
+            Groups::None => None,
+        },
+        unit: None,
+        creator: ProcessId::of(std::process::id())?,
+        process: None,
+        resctrl: Vec::new(),
+        annotations: spec.annotations.clone(),
+    })
+}
+
 /// Capabilities that nobody knows are passed over with a warning (`config.md`, "Linux Process").
 fn warn_of_unknown(global: &Flags, process: &Process) {
     if let Some(sets) = &process.capabilities {
@@ -190,7 +199,7 @@ fn announce(
 }
 
 /// The scope that `--systemd-cgroup` asks for.
-fn scope(global: &Flags, spec: &Spec, id: &str) -> Result<Option<Scope>, Failure> {
+pub(super) fn scope(global: &Flags, spec: &Spec, id: &str) -> Result<Option<Scope>, Failure> {
     // The manager's name is the later flag, and says more.
     if global.get("cgroup-manager").map_or(!global.is("systemd-cgroup"), |manager| manager != "systemd") {
         return Ok(None);
@@ -210,7 +219,7 @@ pub(super) fn bundle_directory(given: Option<&str>) -> Result<PathBuf, Failure> 
 }
 
 /// Sources of bind mounts may be relative to the bundle (`config.md`, "Mounts").
-fn bind_from_bundle(spec: &mut Spec, bundle: &Path) {
+pub(super) fn bind_from_bundle(spec: &mut Spec, bundle: &Path) {
     for mount in &mut spec.mounts {
         let bind = |word: &str| word == "bind" || word == "rbind";
         if let Some(source) = &mut mount.source
@@ -230,7 +239,7 @@ pub(super) fn identity(spec: &Spec) -> Identity {
 
 /// Lets a container that may make devices use `/dev/net/tun`, as runc and crun do beyond the specification's own list: runc
 /// 1.2.0 did not, and 1.2.4 took that back for the sake of those who make the device in the container.
-fn allow_tunnels(spec: &mut Spec) {
+pub(super) fn allow_tunnels(spec: &mut Spec) {
     let everything = |rule: &LinuxDeviceCgroup| {
         rule.allow && matches!(rule.kind.as_str(), "" | "a") && rule.major.is_none() && rule.minor.is_none()
     };
@@ -243,7 +252,7 @@ fn allow_tunnels(spec: &mut Spec) {
     }
 }
 
-fn read_config(path: &Path) -> Result<(Vec<u8>, Spec), Failure> {
+pub(super) fn read_config(path: &Path) -> Result<(Vec<u8>, Spec), Failure> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", path.display())?;
     let bytes = sys::fs::read_regular(&file, LONGEST_CONFIG, path.display())?;
     let spec = Spec::from_json(&bytes).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;

@@ -13,18 +13,26 @@ use crate::parse::signal;
 /// How long killed processes may take to be gone.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
-/// `kill`.
+/// `kill`; with `--regex` every container whose id matches. Goes on past failures; gives the first.
 pub(super) fn kill(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let number = match flags.words.get(1) {
         Some(text) => signal::parse(text).map_err(|error| Failure::new(format!("kill: {error}")))?,
         None => Signal::TERM.as_raw(),
     };
-    let container = Store::new(global).open(flags.id())?;
+    let store = Store::new(global);
+    let all = flags.is("all");
+    if !flags.is("regex") {
+        return kill_one(&store, flags.id(), number, all).map(|()| 0);
+    }
+    store.each_matching(flags.id(), |id| kill_one(&store, id, number, all)).map(|()| 0)
+}
+
+fn kill_one(store: &Store, id: &str, number: i32, all: bool) -> Result<(), Failure> {
+    let container = store.open(id)?;
     let record = container.whole_record()?;
     let (status, pidfd) = container.status(&record)?;
-    if flags.is("all") {
-        kill_all(&container, &record, number)?;
-        return Ok(0);
+    if all {
+        return kill_all(&container, &record, number);
     }
     let Some(pidfd) = pidfd else { return Err(Failure::new("container not running")) };
     match sys::process::send_signal(&pidfd, number) {
@@ -44,7 +52,7 @@ pub(super) fn kill(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
             group.thaw()?;
         }
     }
-    Ok(0)
+    Ok(())
 }
 
 fn kill_all(container: &Container, record: &Record, number: i32) -> Result<(), Failure> {

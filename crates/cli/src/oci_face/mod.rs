@@ -5,6 +5,7 @@
 //! created container waits at a gate, a socket in that directory, until `start` opens it.
 
 mod arguments;
+mod checkpoint;
 mod console;
 mod control;
 mod create;
@@ -80,12 +81,11 @@ fn act(global: &Flags, command: Command) -> Result<i32, Failure> {
             print(&arguments::help(command))?;
             return Ok(0);
         }
-        Command::Absent(name) => {
-            return Err(Failure::new(format!("{name} is not supported by this runtime")));
-        }
         Command::Run(name, flags) => (name, flags),
     };
     match name {
+        "checkpoint" => checkpoint::checkpoint(global, &flags),
+        "restore" => checkpoint::restore(global, &flags),
         "create" => create::create(global, &flags),
         "run" => run::run(global, &flags),
         "start" => start::start(global, &flags),

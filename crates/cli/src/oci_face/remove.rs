@@ -14,36 +14,39 @@ use super::store::{Container, Record, Status, Store, group};
 /// How long killed processes may take to be gone.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `delete`.
+/// `delete`; with `--regex` every container whose id matches. Goes on past failures; gives the first.
 pub(super) fn delete(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
     let store = Store::new(global);
     let force = flags.is("force");
-    if force && !store.has(flags.id()) {
-        return Ok(0);
+    if !flags.is("regex") {
+        return delete_one(global, &store, flags.id(), force).map(|()| 0);
     }
-    let container = store.open(flags.id())?;
+    store.each_matching(flags.id(), |id| delete_one(global, &store, id, force)).map(|()| 0)
+}
+
+fn delete_one(global: &Flags, store: &Store, id: &str, force: bool) -> Result<(), Failure> {
+    if force && !store.has(id) {
+        return Ok(());
+    }
+    let container = store.open(id)?;
     let lock = container.lock()?;
     let record = match container.record() {
         Ok(Some(record)) => record,
         // Whoever made it was killed at the very beginning, or the record is damaged: the directory is all there is to
         // be found of it.
-        Ok(None) | Err(_) if force => {
-            container.remove(Some(lock))?;
-            return Ok(0);
-        }
-        Ok(None) => return Err(Failure::new(format!("container {:?} was not made whole: use --force", flags.id()))),
+        Ok(None) | Err(_) if force => return container.remove(Some(lock)),
+        Ok(None) => return Err(Failure::new(format!("container {id:?} was not made whole: use --force"))),
         Err(error) => return Err(error),
     };
     let (status, _) = container.status(&record)?;
     if !force && !matches!(status, Status::Stopped | Status::Created) {
         let word = status.word();
-        return Err(Failure::new(format!("cannot delete container {:?} that is not stopped: {word}", flags.id())));
+        return Err(Failure::new(format!("cannot delete container {id:?} that is not stopped: {word}")));
     }
     kill(&container, &record)?;
     // Its hooks are all that the configuration is still needed for; a damaged one must not keep the container.
     let spec = container.spec().ok();
-    take_down(global, container, lock, &record, spec.as_ref())?;
-    Ok(0)
+    take_down(global, container, lock, &record, spec.as_ref())
 }
 
 /// Kills everything in the container and waits until it is gone.

@@ -169,6 +169,25 @@ impl Store {
         self.root.join(".seccomp")
     }
 
+    /// Does `act` to every container in whose id the regular expression `text` is found. Goes on past failures; gives the
+    /// first, with its container's id.
+    ///
+    /// # Errors
+    /// It is no regular expression; the first of `act`.
+    pub(super) fn each_matching(
+        &self,
+        text: &str,
+        mut act: impl FnMut(&str) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let wanted = regex_lite::Regex::new(text)
+            .map_err(|error| Failure::new(format!("--regex: {text:?} is no regular expression: {error}")))?;
+        let mut first = Ok(());
+        for id in self.ids()?.iter().filter(|id| wanted.is_match(id)) {
+            first = first.and(act(id).map_err(|failure| failure.within(&format!("container {id:?}"))));
+        }
+        first
+    }
+
     /// Reserves `id` and takes its lock.
     pub(super) fn reserve(&self, id: &str) -> Result<(Container, Lock), Failure> {
         let path = self.root.join(id);
@@ -441,6 +460,25 @@ mod tests {
         assert_eq!(container.spec().expect("read").oci_version, "1.0.0");
         container.remove(Some(lock)).expect("removed");
         assert!(!store.has("c1") && store.open("c1").is_err());
+        std::fs::remove_dir(&store.root).expect("empty");
+    }
+
+    #[test]
+    fn ids_are_matched_and_failures_passed_by() {
+        let store = scratch("regex");
+        for id in ["web-1", "web-2", "db"] {
+            store.reserve(id).expect("reserved");
+        }
+        let mut seen = Vec::new();
+        let failed = store.each_matching("^web", |id| {
+            seen.push(id.to_owned());
+            Err(Failure::new("no"))
+        });
+        assert_eq!(failed.expect_err("the first").to_string(), "container \"web-1\": no");
+        assert_eq!(seen, ["web-1", "web-2"]);
+        assert!(store.each_matching("(", |_| Ok(())).is_err());
+        store.each_matching("nothing", |id| panic!("{id}")).expect("none");
+        store.each_matching(".", |id| store.open(id)?.remove(None)).expect("removed");
         std::fs::remove_dir(&store.root).expect("empty");
     }
 
