@@ -38,3 +38,15 @@ pub use image::Image;
 pub use process::Output;
 pub use registry::Registry;
 pub use tarball::Tar;
+
+/// Whether the kernel is older than this release.
+///
+/// # Panics
+/// When it does not say which it is.
+#[must_use]
+pub fn kernel_before(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
+    let mut numbers = release.split(['.', '-']).map(|part| part.trim().parse::<u32>());
+    let mut next = || numbers.next().and_then(Result::ok).expect("a number");
+    (next(), next()) < (major, minor)
+}

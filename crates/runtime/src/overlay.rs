@@ -1,23 +1,16 @@
 //! The overlay mount: layers below one directory, a writable layer above them, told to the kernel by descriptor.
 //!
-//! Three generations of kernels take them in three ways:
-//!
-//! | kernel | layers | looked up |
-//! |---|---|---|
-//! | 6.13 | descriptors | not at all |
-//! | 6.5 | one path each | as they are told |
-//! | before | one list of 255 bytes | at the mount: names of descriptors, relative to `/proc/self/fd`, keep it short |
-//!
-//! Before 6.15 they must also lie on mounts that are attached in the namespace of whoever mounts: a child with a
+//! Before 6.15 the layers must lie on mounts that are attached in the namespace of whoever mounts: a child with a
 //! namespace of its own does it there, and the host never sees the id-mapped views.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
-use sys::mount::{Attributes, Change, NewFs, Propagation};
+use sys::mount::{Attributes, Change, Propagation};
+use sys::overlay::{Overlay, Writable};
 use sys::process::{CloneArgs, Namespaces};
 use sys::{Context as _, Errno};
 
@@ -78,20 +71,18 @@ fn assemble(layers: Layers<'_>, lower: &OwnedFd, upper: &OwnedFd, ids: Option<(u
         |dir: &OwnedFd, name: &str| sys::fs::open_in_root(dir, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
     let lowers = layers.lowers.iter().map(|name| open(lower, name)).collect::<sys::Result<Vec<_>>>()?;
     let (upper, work) = (open(upper, "upper")?, open(upper, "work")?);
-    let fs = NewFs::open("overlay")?;
-    fs.set("source", "lighter")?;
-    // With an index a reused upper directory fails (ESTALE); the other two make the upper directory no plain diff.
-    for key in ["index", "metacopy", "redirect_dir"] {
-        fs.set(key, "off")?;
-    }
-    if layers.volatile {
-        fs.set_flag("volatile")?;
-    }
-    let told = tell_layers(&fs, &lowers, &upper, &work)?;
-    let make = || match told {
-        Told::Whole => fs.mount(Attributes::empty()),
-        Told::ByNumber => among_descriptors(|| fs.mount(Attributes::empty())),
-    };
+    let overlay = Overlay::new(&lowers, Some(Writable { upper: &upper, work: &work }), |fs| {
+        fs.set("source", "lighter")?;
+        // With an index a reused upper directory fails (ESTALE); the other two make the upper directory no plain diff.
+        for key in ["index", "metacopy", "redirect_dir"] {
+            fs.set(key, "off")?;
+        }
+        if layers.volatile {
+            fs.set_flag("volatile")?;
+        }
+        Ok(())
+    })?;
+    let make = || overlay.mount(Attributes::empty());
     match ids {
         None => make(),
         // Overlayfs works in the upper layer with the ids of whoever mounts it, and through the id map the host's root
@@ -141,70 +132,5 @@ fn elsewhere(layers: Layers<'_>, lower: &OwnedFd, upper: &OwnedFd, ids: Option<(
             Err(sys::Error::new("mount", "overlay, in a namespace of its own", errno))
         }
         _ => Err(sys::Error::new("recvmsg", "the overlay's maker", Errno::PIPE)),
-    }
-}
-
-/// How the kernel knows the layers.
-enum Told {
-    /// It has them.
-    Whole,
-    /// By names that mean something in `/proc/self/fd` only, where the mount has to be made.
-    ByNumber,
-}
-
-fn tell_layers(fs: &NewFs, lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> sys::Result<Told> {
-    let path = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
-    let refused = |error: &sys::Error| matches!(error.errno(), Errno::INVAL | Errno::BADF);
-    match lowers.iter().try_for_each(|lower| fs.set_fd("lowerdir+", lower.as_fd())) {
-        Ok(()) => {
-            fs.set_fd("upperdir", upper)?;
-            fs.set_fd("workdir", work)?;
-            return Ok(Told::Whole);
-        }
-        Err(error) if refused(&error) => {}
-        // Overlayfs before 6.5 takes its options as one string, and would find out about `lowerdir+` at the mount only.
-        Err(error) if error.errno() == Errno::OPNOTSUPP => return tell_numbers(fs, lowers, upper, work),
-        Err(error) => return Err(error),
-    }
-    match lowers.iter().try_for_each(|lower| fs.set("lowerdir+", &path(lower))) {
-        Err(error) if refused(&error) => return tell_numbers(fs, lowers, upper, work),
-        other => other?,
-    }
-    fs.set("upperdir", &path(upper))?;
-    fs.set("workdir", &path(work))?;
-    Ok(Told::Whole)
-}
-
-fn tell_numbers(fs: &NewFs, lowers: &[OwnedFd], upper: &OwnedFd, work: &OwnedFd) -> sys::Result<Told> {
-    let name = |file: &OwnedFd| file.as_raw_fd().to_string();
-    fs.set("lowerdir", &lowers.iter().map(name).collect::<Vec<_>>().join(":"))?;
-    fs.set("upperdir", &name(upper))?;
-    fs.set("workdir", &name(work))?;
-    Ok(Told::ByNumber)
-}
-
-/// Does `work` in the directory of this process's descriptors, and comes back.
-fn among_descriptors<T>(work: impl FnOnce() -> sys::Result<T>) -> sys::Result<T> {
-    let here =
-        rustix::fs::open(".", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).at("open", ".")?;
-    rustix::process::chdir("/proc/self/fd").at("chdir", "/proc/self/fd")?;
-    let result = work();
-    rustix::process::fchdir(&here).at("fchdir", "the directory before")?;
-    result
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptors_are_names_where_they_are_looked_up() {
-        let file = std::fs::File::open("/proc/version").expect("readable");
-        let before = std::env::current_dir().expect("a directory");
-        let name = file.as_raw_fd().to_string();
-        let read =
-            among_descriptors(|| std::fs::read_to_string(&name).map_err(|_| sys::Error::new("read", &name, Errno::IO)));
-        assert_eq!(read.expect("found by number"), std::fs::read_to_string("/proc/version").expect("readable"));
-        assert_eq!(std::env::current_dir().expect("a directory"), before);
     }
 }

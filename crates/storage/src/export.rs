@@ -9,7 +9,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 use sys::Context;
-use sys::mount::{Attributes, Change, NewFs, Propagation};
+use sys::mount::{Attributes, Change, Propagation};
+use sys::overlay::Overlay;
 
 use crate::error::{Error, Result, lossy};
 use crate::layers::{LayerStore, open_dir};
@@ -69,21 +70,12 @@ impl LayerStore {
 
 /// An overlay of nothing but `lowers`, topmost first, attached nowhere.
 fn together(lowers: &[OwnedFd], attributes: Attributes) -> Result<OwnedFd> {
-    let fs = NewFs::open("overlay")?;
-    fs.set("source", "lighter")?;
-    // The upper directory may be another mount's just now, which only an index forbids.
-    for key in ["index", "metacopy", "redirect_dir"] {
-        fs.set(key, "off")?;
-    }
-    // One path for each layer (kernel 6.5), or a list, which ends at 255 bytes.
-    let path = |file: &OwnedFd| format!("/proc/self/fd/{}", file.as_raw_fd());
-    match lowers.iter().try_for_each(|lower| fs.set("lowerdir+", &path(lower))) {
-        Err(error) if error.errno() == Errno::INVAL => {
-            fs.set("lowerdir", &lowers.iter().map(path).collect::<Vec<_>>().join(":"))?;
-        }
-        other => other?,
-    }
-    Ok(fs.mount(attributes)?)
+    let overlay = Overlay::new(lowers, None, |fs| {
+        fs.set("source", "lighter")?;
+        // The upper directory may be another mount's just now, which only an index forbids.
+        ["index", "metacopy", "redirect_dir"].into_iter().try_for_each(|key| fs.set(key, "off"))
+    })?;
+    Ok(overlay.mount(attributes)?)
 }
 
 /// Writes everything below the directory `root` to `out`: owners, modes, links, devices and extended attributes, times in

@@ -14,6 +14,7 @@ pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod notification;
+pub mod overlay;
 pub mod process;
 pub mod pty;
 pub mod schedule;

@@ -131,7 +131,10 @@ fn an_exec_runs_on_the_processors_it_is_given() {
     });
     write(&dir, "process.json", &process);
     let file = text(&dir.join("process.json"));
-    assert_eq!(runtime(&host, &["exec", "--process", &file, &id]).ok().out(), "Cpus_allowed_list:\t0");
+    let output = runtime(&host, &["exec", "--process", &file, &id]);
+    // Before Linux 6.2 a control group of processors forgets whom it was asked for, which is what `final` is for.
+    let forgets = testkit::kernel_before(6, 2) && testkit::cgroup::is_v2();
+    assert_eq!(output.ok().out(), if forgets { own } else { "Cpus_allowed_list:\t0" });
     runtime(&host, &["delete", "--force", &id]).ok();
     host.assert_clean();
 }

@@ -19,7 +19,8 @@ use rustix::fs::{
 use rustix::io::Errno;
 use sys::Context;
 use sys::fs::{Durability, Lock};
-use sys::mount::{Attributes, NewFs};
+use sys::mount::Attributes;
+use sys::overlay::Overlay;
 
 use super::{LOCK, VolumeName, VolumeStore, open_data, remove, shown};
 use crate::error::{Error, Result, lossy};
@@ -165,35 +166,9 @@ pub(crate) fn merged(layers: &[PathBuf]) -> Result<OwnedFd> {
         return Ok(opened.remove(0));
     }
     let attributes = Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC;
-    let mount = match by_descriptor(&opened) {
-        Err(error) if matches!(error.errno(), Errno::INVAL | Errno::BADF) => by_path(&opened)?,
-        fs => fs?,
-    }
-    .mount(attributes)?;
+    let mount = Overlay::new(&opened, None, |_| Ok(()))?.mount(attributes)?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::openat(&mount, ".", flags, Mode::empty()).at("openat", "the image's root")?)
-}
-
-/// Kernel 6.13 and newer.
-fn by_descriptor(layers: &[OwnedFd]) -> sys::Result<NewFs> {
-    let fs = NewFs::open("overlay")?;
-    for layer in layers {
-        fs.set_fd("lowerdir+", layer)?;
-    }
-    Ok(fs)
-}
-
-/// One by one since kernel 6.5; before that in one list, which holds 255 bytes.
-fn by_path(layers: &[OwnedFd]) -> sys::Result<NewFs> {
-    use std::os::fd::AsRawFd;
-    let paths: Vec<String> = layers.iter().map(|layer| format!("/proc/self/fd/{}", layer.as_raw_fd())).collect();
-    let fs = NewFs::open("overlay")?;
-    if paths.iter().try_for_each(|path| fs.set("lowerdir+", path)).is_ok() {
-        return Ok(fs);
-    }
-    let fs = NewFs::open("overlay")?;
-    fs.set("lowerdir", &paths.join(":"))?;
-    Ok(fs)
 }
 
 /// Owner and permissions, in this order: a change of owner clears set-id bits.
