@@ -8,6 +8,7 @@ mod copies;
 mod debian;
 mod disk_faults;
 mod exploits;
+mod fallbacks;
 mod faults;
 mod groups;
 mod hello;
