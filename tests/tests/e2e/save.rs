@@ -142,7 +142,7 @@ fn prunes_take_what_nobody_uses() {
     assert!(all.contains("untagged: spare:1") && !all.contains("busybox"), "{all}");
 
     let usage = host.lighter(&["system", "df", "--format", "{{.Type}} {{.TotalCount}} {{.Active}}"]).ok().out();
-    assert_eq!(usage, "Images 1 1\nContainers 1 0\nLocal Volumes 0 0");
+    assert_eq!(usage, "Images 1 1\nContainers 1 0\nLocal Volumes 0 0\nBuild Cache 0 0");
     assert!(host.lighter(&["system", "df", "-v"]).ok().out().contains("busybox"));
     let system = host.lighter(&["system", "prune", "-af"]).ok().out();
     assert!(system.contains("Deleted Containers:\n") && system.contains("untagged: busybox:latest"), "{system}");

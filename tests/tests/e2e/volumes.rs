@@ -145,7 +145,7 @@ fn the_verbs_speak_dockers_words() {
     assert_eq!(host.lighter(&["ps", "-q", "--filter", "volume=d"]).ok().out(), "");
     host.lighter(&["exec", "user", "sh", "-c", "head -c 3000 /dev/zero >/data/x"]).ok();
     let df = host.lighter(&["system", "df", "--format", "{{.Type}}|{{.TotalCount}}|{{.Active}}|{{.Size}}"]).ok().out();
-    assert!(df.ends_with("Local Volumes|2|1|3kB"), "{df}");
+    assert!(df.contains("Local Volumes|2|1|3kB"), "{df}");
     assert!(host.lighter(&["system", "df", "-v"]).ok().out().contains("VOLUME NAME"));
     host.lighter(&["volume", "rm", "db"]).refused(1, "volume is in use");
     host.lighter(&["volume", "rm", "-f", "db"]).refused(1, "volume is in use");

@@ -2,9 +2,10 @@
 
 use engine::DiskUsage;
 use jiff::Timestamp;
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::ps::{ago, state};
+use super::ps::{ago, status};
+use super::{images, ps, volume};
 use crate::failure::{Failure, Outcome};
 use crate::flags::{Args, Job};
 use crate::format::choice::{Format, Row};
@@ -27,15 +28,20 @@ const COMMAND_WIDTH: usize = 20;
 pub(crate) fn parse(args: &Args) -> Outcome<Job> {
     let format = Format::parse(args.one("format"))?;
     let verbose = args.on("verbose");
-    if verbose && !matches!(format, Format::Table) {
-        return Err(Failure::usage("the verbose and the format options conflict"));
-    }
     Ok(Box::new(move |app| {
         let engine = app.engine()?;
         drop(engine.reconcile());
         let usage = engine.disk_usage()?;
         if verbose {
-            output::print(&details(&usage, Timestamp::now()))?;
+            let now = Timestamp::now();
+            output::print(&match &format {
+                Format::Table => details(&usage, now),
+                Format::Json => format!("{}\n", whole(&usage, now)?),
+                Format::Template { template, .. } => {
+                    let text = template.render(&whole(&usage, now)?);
+                    format!("{}\n", text.map_err(|error| Failure::usage(format!("--format: {error}")))?)
+                }
+            })?;
         } else {
             let columns = ["Type", "TotalCount", "Active", "Size", "Reclaimable"];
             output::print(&format.render(&columns, HEADERS, rows(&usage)?)?)?;
@@ -85,7 +91,29 @@ fn rows(usage: &DiskUsage) -> Outcome<Vec<Row>> {
             volumes_size,
             part(volumes_unused, volumes_size),
         )?,
+        // Nothing is built here yet, so there is no cache.
+        row("Build Cache", 0, 0, 0, part(0, 0))?,
     ])
+}
+
+/// Everything as one object: what `-v` with a format is about.
+fn whole(usage: &DiskUsage, now: Timestamp) -> Outcome<Value> {
+    let mut images_shown = Vec::new();
+    for (image, share) in &usage.images {
+        let mut fields = images::row(image, image.id.to_string(), now)?.fields;
+        fields.insert("SharedSize".into(), units::decimal(share.shared).into());
+        fields.insert("UniqueSize".into(), units::decimal(share.unique).into());
+        images_shown.push(Value::Object(fields));
+    }
+    let mut containers = Vec::new();
+    for container in &usage.containers {
+        containers.push(Value::Object(ps::row(container, container.id.to_string(), true, now)?.fields));
+    }
+    let mut volumes = Vec::new();
+    for known in &usage.volumes {
+        volumes.push(Value::Object(volume::row(known)?.fields));
+    }
+    Ok(json!({ "Images": images_shown, "Containers": containers, "Volumes": volumes, "BuildCache": [] }))
 }
 
 fn details(usage: &DiskUsage, now: Timestamp) -> String {
@@ -104,15 +132,17 @@ fn details(usage: &DiskUsage, now: Timestamp) -> String {
             &image.containers.to_string(),
         ]));
     }
-    let mut containers = vec![line(&["CONTAINER ID", "IMAGE", "COMMAND", "SIZE", "CREATED", "STATUS", "NAMES"])];
+    let mut containers =
+        vec![line(&["CONTAINER ID", "IMAGE", "COMMAND", "LOCAL VOLUMES", "SIZE", "CREATED", "STATUS", "NAMES"])];
     for container in &usage.containers {
         containers.push(line(&[
             container.id.short(),
             &container.image,
             &format!("\"{}\"", table::ellipsis(&container.command.join(" "), COMMAND_WIDTH)),
+            &container.volumes.len().to_string(),
             &units::decimal(container.size.map_or(0, |size| size.writable)),
             &ago(&container.created, now),
-            state(container.state),
+            &status(container, now),
             &container.name,
         ]));
     }
@@ -121,11 +151,14 @@ fn details(usage: &DiskUsage, now: Timestamp) -> String {
         let (links, size) = (volume.users.len().to_string(), units::decimal(volume.size.unwrap_or(0)));
         volumes.push(line(&[&volume.name, &links, &size]));
     }
+    let cache = line(&["CACHE ID", "CACHE TYPE", "SIZE", "CREATED", "LAST USED", "USAGE", "SHARED"]);
     format!(
-        "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}",
+        "Images space usage:\n\n{}\nContainers space usage:\n\n{}\nLocal Volumes space usage:\n\n{}\n\
+         Build cache usage: 0B\n\n{}",
         table::align(&images),
         table::align(&containers),
-        table::align(&volumes)
+        table::align(&volumes),
+        table::align(&[cache])
     )
 }
 
@@ -148,6 +181,12 @@ mod tests {
         assert_eq!(cells(&rows[0]), [json!("Images"), json!("3"), json!("1"), json!("4kB"), json!("1kB (25%)")]);
         assert_eq!(cells(&rows[1]), [json!("Containers"), json!("0"), json!("0"), json!("0B"), json!("0B")]);
         assert_eq!(cells(&rows[2])[0], json!("Local Volumes"));
-        assert!(parse(&testing::args("system df", &["-v", "--format", "json"])).is_err());
+        assert_eq!(cells(&rows[3])[..2], [json!("Build Cache"), json!("0")]);
+        let now = Timestamp::new(1_700_000_000, 0).expect("valid");
+        let all = whole(&usage, now).expect("an object");
+        assert_eq!(all, json!({"Images": [], "Containers": [], "Volumes": [], "BuildCache": []}));
+        let text = details(&usage, now);
+        assert!(text.contains("LOCAL VOLUMES") && text.ends_with("USAGE     SHARED\n"), "{text}");
+        assert!(parse(&testing::args("system df", &["-v", "--format", "json"])).is_ok());
     }
 }

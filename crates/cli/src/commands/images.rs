@@ -80,7 +80,8 @@ pub(crate) fn parse_list(args: &Args) -> Outcome<Job> {
     }))
 }
 
-fn row(image: &ImageSummary, id: String, now: Timestamp) -> Outcome<Row> {
+/// An image's fields.
+pub(crate) fn row(image: &ImageSummary, id: String, now: Timestamp) -> Outcome<Row> {
     let digest = if image.reference.is_some() { image.digest.to_string() } else { "<none>".into() };
     let fields = json!({
         "Repository": image.repository,

@@ -33,6 +33,16 @@ pub(crate) fn confirm(force: bool, verb: &str, warning: &str) -> Outcome<()> {
     }
 }
 
+/// The filters that were said, as docker lists them before it asks.
+fn filtered(mut said: Vec<String>) -> String {
+    if said.is_empty() {
+        return String::new();
+    }
+    said.sort();
+    let lines = said.iter().map(|filter| format!("  - {filter}\n")).collect::<String>();
+    format!("\n  Items to be pruned will be filtered with:\n{lines}")
+}
+
 fn text(pruned: &Pruned, volumes: &[String]) -> String {
     let mut text = String::new();
     if !pruned.containers.is_empty() {
@@ -100,6 +110,7 @@ pub(crate) fn parse_system(args: &Args) -> Outcome<Job> {
     let mut wanted = filters(args, Timestamp::now())?;
     wanted.all |= args.on("all");
     let force = args.on("force");
+    let said = filtered(args.list("filter"));
     let with_volumes = args.on("volumes");
     if with_volumes && wanted.until.is_some() {
         return Err(Failure::usage("the \"until\" filter is not supported with \"--volumes\""));
@@ -111,7 +122,7 @@ pub(crate) fn parse_system(args: &Args) -> Outcome<Job> {
             "all dangling images"
         };
         let volumes = if with_volumes { "  - all anonymous volumes not used by at least one container\n" } else { "" };
-        let what = format!("This will remove:\n  - all stopped containers\n{volumes}  - {images}\n");
+        let what = format!("This will remove:\n  - all stopped containers\n{volumes}  - {images}\n{said}");
         confirm(force, "system prune", &what)?;
         let engine = app.engine()?;
         drop(engine.reconcile());
@@ -146,6 +157,9 @@ mod tests {
         assert_eq!(text(&pruned, &[]), expected);
         let with_volumes = text(&Pruned::default(), &["db".into()]);
         assert_eq!(with_volumes, "Deleted Volumes:\ndb\n\nTotal reclaimed space: 0B\n");
+        let said = vec!["until=1h".to_owned(), "label=x".to_owned()];
+        assert_eq!(filtered(said), "\n  Items to be pruned will be filtered with:\n  - label=x\n  - until=1h\n");
+        assert_eq!(filtered(Vec::new()), "");
         assert_eq!(text(&Pruned::default(), &[]), "Total reclaimed space: 0B\n");
         assert!(parse_image(&testing::args("image prune", &["--filter", "bogus=1"])).is_err());
         assert!(parse_system(&testing::args("system prune", &["-af", "--filter", "until=24h"])).is_ok());

@@ -77,7 +77,8 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
     }))
 }
 
-fn row(summary: &ContainerSummary, id: String, whole: bool, now: Timestamp) -> Outcome<Row> {
+/// A container's fields.
+pub(crate) fn row(summary: &ContainerSummary, id: String, whole: bool, now: Timestamp) -> Outcome<Row> {
     let command = summary.command.join(" ");
     let command = if whole { command } else { table::ellipsis(&command, COMMAND_WIDTH) };
     let mounts: Vec<String> = match whole {
@@ -123,7 +124,8 @@ pub(crate) fn state(state: State) -> &'static str {
     }
 }
 
-fn status(summary: &ContainerSummary, now: Timestamp) -> String {
+/// "Up 2 hours", "Exited (0) 3 minutes ago".
+pub(crate) fn status(summary: &ContainerSummary, now: Timestamp) -> String {
     let since = |text: &str| moment::age(text, now).map_or_else(|| "some time".into(), units::duration);
     match summary.state {
         State::Created => "Created".into(),

@@ -21,7 +21,9 @@ pub(crate) fn parse(args: &Args) -> Outcome<Job> {
             let engine = app.engine()?;
             let shown = Shown::new(Lines::Stderr, None);
             let progress: &dyn Progress = if output::draws() { &shown } else { &Quiet };
-            Ok(engine.save(&names, platforms.as_deref(), out, progress)?)
+            engine.save(&names, platforms.as_deref(), out, progress)?;
+            shown.close();
+            Ok(())
         })?;
         Ok(0)
     }))

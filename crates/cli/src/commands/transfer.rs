@@ -33,6 +33,7 @@ pub(crate) fn parse_load(args: &Args) -> Outcome<Job> {
                 engine.load(&mut reader, platform.as_deref(), progress)?
             }
         };
+        shown.close();
         for image in images {
             let said = match image.reference {
                 Some(reference) => format!("Loaded image: {}", escape::line(&reference)),

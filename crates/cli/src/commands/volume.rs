@@ -82,7 +82,8 @@ pub(crate) fn parse_list(args: &Args) -> Outcome<Job> {
     }))
 }
 
-fn row(volume: &VolumeDetails) -> Outcome<Row> {
+/// A volume's fields.
+pub(crate) fn row(volume: &VolumeDetails) -> Outcome<Row> {
     let labels = volume.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",");
     let fields = json!({
         "Driver": volumes::DRIVER,

@@ -41,8 +41,10 @@ struct Layer {
     bar: Option<ProgressBar>,
     /// Bytes that were here from an earlier pull.
     had: u64,
-    /// Bytes that went over the wire, or into an archive.
+    /// Bytes that went over the wire, or into or out of an archive.
     moved: u64,
+    /// Whether they came over the wire, and what the disk did then is not counted.
+    wired: bool,
 }
 
 impl Shown {
@@ -141,8 +143,13 @@ impl State {
     fn known(&mut self, layer: &Digest, phase: Phase, total: u64) -> (&mut Layer, bool) {
         let is_new = !self.layers.contains_key(layer);
         let bars = &self.bars;
-        let make =
-            || Layer { phase, bar: bars.as_ref().map(|bars| bar(bars, layer.short(), phase, total)), had: 0, moved: 0 };
+        let make = || Layer {
+            phase,
+            bar: bars.as_ref().map(|bars| bar(bars, layer.short(), phase, total)),
+            had: 0,
+            moved: 0,
+            wired: false,
+        };
         (self.layers.entry(layer.clone()).or_insert_with(make), is_new)
     }
 }
@@ -190,7 +197,12 @@ impl Shown {
         known.phase = phase;
         match phase {
             Phase::Resuming => known.had = current,
-            Phase::Downloading | Phase::Pushing | Phase::Saving => known.moved = current.saturating_sub(known.had),
+            Phase::Downloading | Phase::Pushing | Phase::Saving => {
+                known.wired = true;
+                known.moved = current.saturating_sub(known.had);
+            }
+            // `load` has nothing but this.
+            Phase::Extracting if !known.wired => known.moved = current,
             _ => {}
         }
         match &known.bar {
