@@ -5,15 +5,17 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use oci::image::{Descriptor, Document, ImageConfig, Index, Manifest, chain_ids, media_type};
 use oci::{Digest, Platform, Reference};
 
 use crate::codec::{Compression, Decoder};
 use crate::content::{BlobWriter, Hasher, verify};
-use crate::layer::{Feed, layer_stream};
+use crate::layer::{Feed, LayerStream, layer_stream};
 use crate::partial::Partial;
 use crate::record::{self, ImageRecord, LayerRecord};
 use crate::{BoxError, ContentStore, Error, LayerJob, LayerSink, Limits, Phase, Progress, Result};
@@ -26,6 +28,13 @@ pub(crate) const CONFIG_MAX: u64 = 8 << 20;
 pub(crate) const INDEX_DEPTH: usize = 4;
 /// Most layers of one image; the kernel stacks no more than 500.
 const LAYERS_MAX: usize = 500;
+
+/// Uncompressed bytes of layers after which the file system is synchronised while more is unpacked, so that the one
+/// synchronisation that counts, at the end, has less to do. The kernel by itself leaves the disk idle for many seconds
+/// (`vm.dirty_expire_centisecs`).
+const FLUSH_AFTER: u64 = 256 << 20;
+/// How often that is looked at.
+const FLUSH_LOOK: Duration = Duration::from_millis(100);
 
 /// Stops the other layers' work when one has failed.
 #[derive(Debug, Default)]
@@ -103,6 +112,8 @@ pub(crate) struct Assembly<'a> {
     pub(crate) platform: Option<Platform>,
     /// Layers worked on at a time, at least one.
     pub(crate) parallel: usize,
+    /// Uncompressed bytes of layers so far.
+    pub(crate) unpacked: AtomicU64,
 }
 
 impl Assembly<'_> {
@@ -283,15 +294,35 @@ impl Assembly<'_> {
                 }
             }
         };
+        let (working, ended) = std::sync::mpsc::channel::<()>();
         std::thread::scope(|scope| {
-            for _ in 1..threads {
-                scope.spawn(work);
+            if layers.iter().map(|layer| layer.descriptor.size).fold(0, u64::saturating_add) >= FLUSH_AFTER / 4 {
+                scope.spawn(move || self.flush_until(&ended));
             }
-            work();
+            std::thread::scope(|scope| {
+                for _ in 1..threads {
+                    scope.spawn(work);
+                }
+                work();
+            });
+            drop(working);
         });
         match first_error.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some(error) => Err(error),
             None => Ok(()),
+        }
+    }
+
+    /// Has the disk work meanwhile, until `ended` has no sender any more.
+    fn flush_until(&self, ended: &Receiver<()>) {
+        let mut flushed = 0;
+        while ended.recv_timeout(FLUSH_LOOK) == Err(RecvTimeoutError::Timeout) {
+            let unpacked = self.unpacked.load(Ordering::Relaxed);
+            if unpacked - flushed >= FLUSH_AFTER {
+                flushed = unpacked;
+                // Only the last one counts: it tells of what these failed to write, because each descriptor is told.
+                let _ = self.content.root().map(rustix::fs::syncfs);
+            }
         }
     }
 
@@ -347,10 +378,18 @@ impl Assembly<'_> {
             io::copy(&mut intake, &mut io::sink()).map_err(|e| Error::read(&what, e))?;
             return intake.finish();
         }
-        let (feed, mut stream) = layer_stream();
+        let (store, mut blob) = layer_stream(None);
+        let (feed, mut stream) = layer_stream(Some((format!("uncompressed {what}"), &layer.diff_id)));
+        let what = what.as_str();
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let verdict = self.feed(&feed, intake, declared, &layer.diff_id, &what);
+            scope.spawn(move || {
+                let sent = store.send_all(&mut intake, what, &|_| {});
+                store.end(sent.and_then(|()| intake.finish()));
+            });
+            scope.spawn(move || {
+                let verdict = self.decode(&feed, &mut blob, declared, what);
+                // Without its receiver the first thread ends at its next chunk.
+                drop(blob);
                 feed.end(verdict);
             });
             let job = LayerJob { diff_id: &layer.diff_id, chain_id: &layer.chain_id, parents, tar: &mut stream };
@@ -362,20 +401,19 @@ impl Assembly<'_> {
         })
     }
 
-    fn feed(
-        &self,
-        feed: &Feed,
-        mut intake: Intake<'_>,
-        declared: Option<Compression>,
-        diff_id: &Digest,
-        what: &str,
-    ) -> Result<()> {
-        let decoder = Decoder::new(&mut intake, declared, self.limits);
-        let mut decoder = decoder.map_err(|error| Error::read(what, error))?;
-        let actual = feed.send_all(&mut decoder, diff_id.algorithm(), what)?;
-        drop(decoder);
-        verify(&format!("uncompressed {what}"), diff_id, &actual)?;
-        intake.finish()
+    /// Decompresses `blob` into `feed`; what is wrong below is why something is wrong here.
+    fn decode(&self, feed: &Feed, blob: &mut LayerStream, declared: Option<Compression>, what: &str) -> Result<()> {
+        let decoder = Decoder::new(&mut *blob, declared, self.limits).map_err(|error| Error::read(what, error));
+        let sent = |bytes| {
+            self.unpacked.fetch_add(bytes, Ordering::Relaxed);
+        };
+        match decoder.and_then(|mut decoder| feed.send_all(&mut decoder, what, &sent)) {
+            Ok(()) => blob.verify(),
+            Err(error) => match blob.outcome() {
+                Some(Err(below)) => Err(below),
+                _ => Err(error),
+            },
+        }
     }
 }
 

@@ -379,6 +379,7 @@ impl BlobWriter<'_> {
         }
         self.file.write_all(bytes).at("write", "blob")?;
         self.hasher.update(bytes);
+        write_behind(&self.file, self.written, bytes.len() as u64);
         self.written += bytes.len() as u64;
         Ok(())
     }
@@ -444,6 +445,19 @@ impl Drop for BlobWriter<'_> {
             // Whatever stays behind is unlocked with this writer's death and swept by the next open.
             let _ = rustix::fs::unlinkat(&self.dirs.ingest, &name, AtFlags::empty());
         }
+    }
+}
+
+/// Bytes of a blob after which the kernel is told to begin writing them: it would wait for the sync that ends the blob, and
+/// the disk would do nothing until then.
+const WRITE_BEHIND: u64 = 8 << 20;
+
+/// To be called after `length` bytes were written at `offset`, at a blob's end.
+pub(crate) fn write_behind(file: &File, offset: u64, length: u64) {
+    let end = offset + length;
+    if offset / WRITE_BEHIND != end / WRITE_BEHIND {
+        let from = offset - offset % WRITE_BEHIND;
+        sys::fs::begin_writeback(file, from, end - end % WRITE_BEHIND - from);
     }
 }
 

@@ -1,5 +1,7 @@
 //! What every way of bringing an image in needs.
 
+use std::sync::atomic::AtomicU64;
+
 use oci::Platform;
 
 use crate::assemble::{Assembly, Source};
@@ -64,6 +66,7 @@ impl<'a> Inbound<'a> {
             limits: self.limits,
             platform: self.platform.clone(),
             parallel: self.parallel,
+            unpacked: AtomicU64::new(0),
         }
     }
 }

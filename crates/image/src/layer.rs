@@ -1,22 +1,22 @@
 //! The seam between images and whoever unpacks their layers.
 //!
-//! A layer comes as a stream of tar, decompressed on a thread of its own, so that inflating and hashing overlap with
-//! the sink's writing. The sink reads it and calls [`LayerStream::verify`]; once all layers of the image are there it
-//! makes them visible.
+//! A layer comes as a stream of tar, over three threads: the first reads the blob from its source, hashes and stores it, the
+//! second decompresses, the third is the sink's, which hashes what it reads. None of the three alone takes half of the time.
+//! The sink reads the stream and calls [`LayerStream::verify`]; once all layers of the image are there it makes them
+//! visible.
 
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use oci::Digest;
-use oci::digest::Algorithm;
 
-use crate::content::Hasher;
+use crate::content::{Hasher, verify};
 use crate::record::LayerRecord;
 use crate::{BoxError, Error, Result};
 
-/// Bytes handed from the decoder to the sink at a time.
+/// Bytes handed from one thread to the next at a time.
 const CHUNK: usize = 256 << 10;
-/// Chunks that may wait for the sink.
+/// Chunks that may wait for the next thread.
 const CHUNKS_AHEAD: usize = 8;
 
 /// Takes layers. Called from several threads at once, for different layers, in any order.
@@ -117,9 +117,11 @@ impl Progress for Quiet {
     fn layer(&self, _layer: &Digest, _phase: Phase, _current: u64, _total: u64) {}
 }
 
-/// A layer's uncompressed tar.
+/// A layer's uncompressed tar; between the first two threads also its blob.
 #[derive(Debug)]
 pub struct LayerStream {
+    /// What the stream's digest must be, and what it is computed with.
+    expected: Option<Expected>,
     chunks: Receiver<Message>,
     spent: Sender<Vec<u8>>,
     current: Vec<u8>,
@@ -127,9 +129,17 @@ pub struct LayerStream {
     end: Option<Result<()>>,
 }
 
+/// What a stream must turn out to be.
+#[derive(Debug)]
+struct Expected {
+    what: String,
+    digest: Digest,
+    hasher: Hasher,
+}
+
 enum Message {
     Chunk(Vec<u8>),
-    /// The last message: whether the whole layer was what it should be.
+    /// The last message: whether the whole of it came, and was right as far as the sender could tell.
     End(Result<()>),
 }
 
@@ -163,9 +173,24 @@ impl LayerStream {
         }
         self.position = 0;
         match self.chunks.recv() {
-            Ok(Message::Chunk(chunk)) => self.current = chunk,
-            Ok(Message::End(end)) => self.end = Some(end),
+            Ok(Message::Chunk(chunk)) => {
+                if let Some(expected) = &mut self.expected {
+                    expected.hasher.update(&chunk);
+                }
+                self.current = chunk;
+            }
+            Ok(Message::End(end)) => self.end = Some(end.and_then(|()| self.check())),
             Err(_) => self.end = Some(Err(Error::Cancelled)),
+        }
+    }
+}
+
+impl LayerStream {
+    /// Whether all of it has the right digest.
+    fn check(&mut self) -> Result<()> {
+        match self.expected.take() {
+            None => Ok(()),
+            Some(Expected { what, digest, hasher }) => verify(&what, &digest, &hasher.finish()),
         }
     }
 }
@@ -195,27 +220,32 @@ impl Read for LayerStream {
     }
 }
 
-/// The decoder's end of a [`LayerStream`].
+/// The other end of a [`LayerStream`].
 pub(crate) struct Feed {
     chunks: SyncSender<Message>,
     spent: Receiver<Vec<u8>>,
 }
 
-/// A stream and the feed that fills it.
-pub(crate) fn layer_stream() -> (Feed, LayerStream) {
+/// A stream and the feed that fills it. The stream is only right when it has the digest `expected`, if that is given
+/// with a name for errors.
+pub(crate) fn layer_stream(expected: Option<(String, &Digest)>) -> (Feed, LayerStream) {
     let (chunks, receiver) = sync_channel(CHUNKS_AHEAD);
     let (sender, spent) = channel();
-    let stream = LayerStream { chunks: receiver, spent: sender, current: Vec::new(), position: 0, end: None };
+    let expected = expected.map(|(what, digest)| Expected {
+        what,
+        digest: digest.clone(),
+        hasher: Hasher::new(digest.algorithm()),
+    });
+    let stream = LayerStream { expected, chunks: receiver, spent: sender, current: Vec::new(), position: 0, end: None };
     (Feed { chunks, spent }, stream)
 }
 
 impl Feed {
-    /// Sends all of `reader` and returns its digest by `algorithm`.
+    /// Sends all of `reader`, and says to `sent` how many bytes went each time.
     ///
     /// # Errors
     /// Those of reading; [`Error::Cancelled`] when nobody listens any more.
-    pub(crate) fn send_all(&self, reader: &mut dyn Read, algorithm: Algorithm, what: &str) -> Result<Digest> {
-        let mut hasher = Hasher::new(algorithm);
+    pub(crate) fn send_all(&self, reader: &mut dyn Read, what: &str, sent: &dyn Fn(u64)) -> Result<()> {
         loop {
             let mut chunk = self.spent.try_recv().unwrap_or_default();
             chunk.resize(CHUNK, 0);
@@ -225,10 +255,11 @@ impl Feed {
             })?;
             chunk.truncate(n);
             if n == 0 {
-                return Ok(hasher.finish());
+                return Ok(());
             }
-            hasher.update(&chunk);
+            let length = chunk.len() as u64;
             self.chunks.send(Message::Chunk(chunk)).map_err(|_| Error::Cancelled)?;
+            sent(length);
         }
     }
 
@@ -268,11 +299,10 @@ mod tests {
     #[test]
     fn streams_arrive_whole_and_verdicts_last() {
         let bytes: Vec<u8> = (0..3 * CHUNK + 17).map(|n| n as u8).collect();
-        let (feed, mut stream) = layer_stream();
+        let (feed, mut stream) = layer_stream(Some(("test".to_owned(), &Digest::sha256_of(&bytes))));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let digest = feed.send_all(&mut &bytes[..], Algorithm::Sha256, "test").expect("sent");
-                assert_eq!(digest, Digest::sha256_of(&bytes));
+                feed.send_all(&mut &bytes[..], "test", &|_| {}).expect("sent");
                 feed.end(Ok(()));
             });
             let mut first = vec![0; 100];
@@ -285,13 +315,17 @@ mod tests {
 
     #[test]
     fn a_broken_stream_says_why_once() {
-        let (feed, mut stream) = layer_stream();
+        let (feed, mut stream) = layer_stream(None);
         feed.end(Err(Error::TooLarge { what: "x".to_owned(), limit: 1 }));
         assert!(stream.read(&mut [0; 10]).is_err());
         assert!(matches!(stream.verify(), Err(Error::TooLarge { .. })));
         assert!(matches!(stream.verify(), Err(Error::Cancelled)));
-        let (feed, mut stream) = layer_stream();
+        let (feed, mut stream) = layer_stream(None);
         drop(feed);
         assert!(matches!(stream.verify(), Err(Error::Cancelled)));
+        let (feed, mut stream) = layer_stream(Some(("test".to_owned(), &Digest::sha256_of(b"right"))));
+        feed.send_all(&mut &b"wrong"[..], "test", &|_| {}).expect("sent");
+        feed.end(Ok(()));
+        assert!(matches!(stream.verify(), Err(Error::Digest { .. })));
     }
 }

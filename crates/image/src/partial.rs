@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use sys::Context;
 
-use crate::content::{Exclusive, Hasher, blob_path, exists, file_names_at, open_or_make_dir, verify};
+use crate::content::{Exclusive, Hasher, blob_path, exists, file_names_at, open_or_make_dir, verify, write_behind};
 use crate::{ContentStore, Error, Result};
 
 const DIR: &str = "partial";
@@ -133,6 +133,7 @@ impl Partial<'_> {
         }
         self.file.write_all(bytes).at("write", "blob")?;
         self.hasher.update(bytes);
+        write_behind(&self.file, self.passed, bytes.len() as u64);
         self.passed += bytes.len() as u64;
         Ok(())
     }

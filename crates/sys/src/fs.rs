@@ -340,6 +340,14 @@ impl AsFd for Lock {
     }
 }
 
+/// Has the kernel begin to write `length` bytes from `offset` on to the disk, so that a later fsync(2) has less to wait for.
+/// Nothing is promised, and nothing is lost where a file system cannot.
+pub fn begin_writeback(file: impl AsFd, offset: u64, length: u64) {
+    let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(length)) else { return };
+    // SAFETY: sync_file_range(2) takes numbers only.
+    let _ = unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), offset, length, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 fn fcntl_lock(file: impl AsFd, command: libc::c_int, kind: libc::c_int) -> Result<libc::c_int> {
     let mut lock = libc::flock {
         l_type: kind as libc::c_short,
