@@ -124,18 +124,29 @@ impl FromStr for Digest {
 
     fn from_str(s: &str) -> Result<Self, InvalidDigest> {
         let Some((name, hex)) = s.split_once(':') else {
-            return Err(InvalidDigest::Algorithm(s.to_owned()));
+            return Err(InvalidDigest::Algorithm(shown(s)));
         };
         let algorithm = match name {
             "sha256" => Algorithm::Sha256,
             "sha512" => Algorithm::Sha512,
-            _ => return Err(InvalidDigest::Algorithm(s.to_owned())),
+            _ => return Err(InvalidDigest::Algorithm(shown(s))),
         };
         let valid = hex.len() == algorithm.hex_len() && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
         if !valid {
-            return Err(InvalidDigest::Encoded(s.to_owned()));
+            return Err(InvalidDigest::Encoded(shown(s)));
         }
         Ok(Self { algorithm, hex: hex.to_owned() })
+    }
+}
+
+/// Characters of what is no digest that its error repeats: those of the longest one that is.
+const SHOWN: usize = "sha512:".len() + 128;
+
+/// The beginning of what a stranger called a digest.
+fn shown(s: &str) -> String {
+    match s.char_indices().nth(SHOWN) {
+        Some((end, _)) => format!("{}...", &s[..end]),
+        None => s.to_owned(),
     }
 }
 
@@ -156,6 +167,12 @@ impl From<Digest> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_repeats_no_more_than_a_digest_has() {
+        let error = format!("sha256:{}", "\u{e9}".repeat(100_000)).parse::<Digest>().expect_err("too long").to_string();
+        assert!(error.len() < 1000 && error.contains("\u{e9}..."), "{error}");
+    }
 
     #[test]
     fn round_trips_and_refuses_paths() {

@@ -115,6 +115,74 @@ fn digests_and_names_never_become_paths() {
     assert_eq!(std::fs::read(bait).expect("the bait is there"), b"bait");
 }
 
+/// CVE-2024-3727: what is not a digest is never looked up, whatever it looks like.
+#[test]
+fn cve_2024_3727_forty_malformed_digests_are_refused() {
+    let host = Host::new();
+    let hex = testkit::image::hex(b"content");
+    let part = &hex[..63];
+    let upper = hex.to_uppercase();
+    let forms = [
+        String::new(),
+        ":".to_owned(),
+        "sha256".to_owned(),
+        "sha256:".to_owned(),
+        format!(":{hex}"),
+        hex.clone(),
+        format!("sha256:{part}"),
+        format!("sha256:{hex}0"),
+        format!("sha256:{part}g"),
+        format!("sha256:{part} "),
+        format!("sha256:{part}\n"),
+        format!("sha256:{part}\0"),
+        format!("sha256:{part}/"),
+        format!("sha256:{part}%"),
+        format!("sha256:{upper}"),
+        format!("sha256:{part}\u{e9}"),
+        format!(" sha256:{hex}"),
+        format!("sha256:{hex} "),
+        format!("sha256: {hex}"),
+        format!("sha256:{hex}\n"),
+        format!("sha256:{hex}\0"),
+        format!("sha256:{hex}:{hex}"),
+        format!("sha256:sha256:{hex}"),
+        format!("SHA256:{hex}"),
+        format!("sha-256:{hex}"),
+        format!("sha256+b64:{hex}"),
+        format!("sha1:{}", &hex[..40]),
+        format!("md5:{}", &hex[..32]),
+        format!("sha384:{hex}{}", &hex[..32]),
+        format!("sha512:{hex}"),
+        format!("sha512:{hex}{part}"),
+        format!("blake3:{hex}"),
+        format!("../sha256:{hex}"),
+        format!("sha256:../{}", &hex[..61]),
+        format!("sha256:{}/../x", &hex[..59]),
+        format!("sha256/{hex}"),
+        format!("sha256:/{part}"),
+        format!("sha256:.{part}"),
+        "sha256:..".to_owned(),
+        format!("sha256:{}", "0".repeat(100_000)),
+    ];
+    assert_eq!(forms.len(), 40);
+    for form in &forms {
+        let mut layout = Image::busybox("digest:1").oci_layout(Packing::Gzip);
+        layout.edit("index.json", |index| index["manifests"][0]["digest"] = json!(form));
+        let output = refused(&host, &layout.tar(), "");
+        assert!(output.err().len() < 2000, "{:?} is not repeated whole: {output}", &form[..form.len().min(80)]);
+    }
+}
+
+/// CVE-2021-20291: a layer in a form that peers hand to a helper, cut off in its middle.
+#[test]
+fn cve_2021_20291_a_broken_xz_layer_ends_at_once() {
+    let host = Host::new();
+    let mut layer = b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46".to_vec();
+    layer.extend(testkit::image::busybox_layer().iter().take(1 << 20));
+    let output = refused(&host, &Image::empty("xz:1").layer(layer).docker_archive().tar(), "");
+    assert!(output.took < Duration::from_secs(10), "{output}");
+}
+
 #[test]
 fn members_of_a_layer_stay_inside_it() {
     let host = Host::new();

@@ -141,6 +141,43 @@ fn redirecting(blobs: &str) -> (Server, Vec<u8>) {
     (server, manifest)
 }
 
+/// CVE-2020-15157: a manifest names a place of its maker's for a layer, and that place asks for a password.
+#[test]
+fn cve_2020_15157_a_password_never_goes_to_a_layers_own_place() {
+    let host = Host::new();
+    let thief = Server::start(|_| Response::status(401).header("WWW-Authenticate", "Basic realm=\"test\""));
+    let layout = Image::busybox("x").oci_layout(Packing::Gzip);
+    let index: Value = serde_json::from_slice(layout.get("index.json")).expect("JSON");
+    let digest = index["manifests"][0]["digest"].as_str().expect("a digest").replace(':', "/");
+    let mut manifest: Value = serde_json::from_slice(layout.get(&format!("blobs/{digest}"))).expect("JSON");
+    let layer = &mut manifest["layers"][0];
+    let left_out = layer["digest"].as_str().expect("a digest").to_owned();
+    layer["mediaType"] = json!("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip");
+    layer["urls"] = json!([format!("http://{}/v2/x/blobs/{left_out}", thief.address())]);
+    let manifest = manifest.to_string().into_bytes();
+    let registry = Server::start(move |request| {
+        if request.authorization.as_deref() != Some("Basic YW5uOnNlY3JldA==") {
+            return Response::status(401).header("WWW-Authenticate", "Basic realm=\"test\"");
+        }
+        match request.path.rsplit_once("/blobs/") {
+            Some((_, digest)) => match layout.find(&format!("blobs/{}", digest.replace(':', "/"))) {
+                Some(blob) if digest != left_out => Response::ok("application/octet-stream", blob),
+                _ => Response::status(404),
+            },
+            None if request.path.contains("/manifests/") => {
+                Response::ok("application/vnd.oci.image.manifest.v1+json", &manifest)
+            }
+            None => Response::status(200),
+        }
+    });
+    log_in(&host, &registry.address(), "YW5uOnNlY3JldA==");
+    host.lighter(&["pull", &format!("{}/foreign:1", registry.address())]).rejected("");
+    assert!(!thief.seen().is_empty(), "it was asked");
+    for request in thief.seen() {
+        assert_eq!(request.authorization, None, "{request:?}");
+    }
+}
+
 #[test]
 fn a_password_never_follows_a_redirect() {
     let host = Host::new();
