@@ -34,7 +34,8 @@ pub(crate) struct Inherited<'a> {
 
 /// What is ready to run.
 struct Prepared {
-    found: Found,
+    /// The command; absent when the configuration has no process, which is an error at the start.
+    found: Option<Found>,
     credentials: Credentials,
     /// Whether the supplementary groups are what they are.
     fixed_groups: bool,
@@ -130,7 +131,10 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     name_host(plan)?;
     let (credentials, environment) = process::identify(&root, plan.process, plan.identity)?;
     process::enter_directory(&root, plan.process, plan.make_cwd)?;
-    let found = process::find_command(plan.process, &environment)?;
+    let found = match &plan.spec.process {
+        Some(process) => Some(process::find_command(process, &environment)?),
+        None => None,
+    };
     plan.tuning.set_on_self()?;
     lsm::set_labels(own.proc.as_ref().map(AsFd::as_fd), &plan.confinement)?;
     let (master, slave) = terminal.unzip();
@@ -175,6 +179,10 @@ fn streams<'a>(inherited: &'a Inherited<'_>, slave: Option<&'a OwnedFd>) -> Resu
     Ok(Some([slave.as_fd(), slave.as_fd(), slave.as_fd()]))
 }
 
+fn no_process() -> Error {
+    crate::plan::wrong("process", "is missing: there is nothing to start")
+}
+
 /// Tells the caller through `kept`, and gives the exit code. The number of the link itself may be one of the streams'.
 fn report(error: &Error, kept: &Link) -> i32 {
     kept.send_failure(error);
@@ -206,7 +214,7 @@ fn execute(inherited: &Inherited<'_>, prepared: &Prepared, terminal: bool, kept:
                 return Err(link::caller_gone());
             }
         }
-        Err(prepared.found.exec())
+        Err(prepared.found.as_ref().map_or_else(no_process, Found::exec))
     };
     let report = |error: &Error| report(error, kept);
     if !plan.init {

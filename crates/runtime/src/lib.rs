@@ -56,6 +56,7 @@ mod plan;
 mod process;
 mod reaper;
 mod rootfs;
+mod running_mounts;
 mod tuning;
 
 pub use created::Created;
@@ -67,3 +68,4 @@ pub use idmap::default_mappings;
 pub use launch::{Bundle, Exec, Groups, Identity, Launch, Rootfs, Stdio};
 pub use notify::Agent;
 pub use parent::{create, create_bundle};
+pub use running_mounts::{Target, add_mounts, remove_mounts};

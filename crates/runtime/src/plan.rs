@@ -61,6 +61,12 @@ fn no_linux() -> &'static Linux {
     EMPTY.get_or_init(Linux::default)
 }
 
+/// What a container without a process waits as: root, in the root, and nothing to execute.
+fn no_process() -> &'static Process {
+    static NONE: OnceLock<Process> = OnceLock::new();
+    NONE.get_or_init(|| Process { cwd: "/".into(), ..Process::default() })
+}
+
 /// A mistake in the configuration at `field`.
 pub(crate) fn wrong(field: &str, what: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Config, format!("{field}: {what}"))
@@ -70,8 +76,10 @@ impl<'a> Plan<'a> {
     pub(crate) fn new(launch: &'a Launch<'_>, ordinary: bool) -> Result<Self> {
         let spec = launch.spec;
         check_version(&spec.oci_version)?;
-        let process = spec.process.as_ref().ok_or_else(|| wrong("process", "is missing"))?;
-        check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
+        let process = spec.process.as_ref().unwrap_or_else(|| no_process());
+        if spec.process.is_some() {
+            check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
+        }
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
         refuse_unsupported(linux)?;
         Affinity::new(process.exec_cpu_affinity.as_ref())?;

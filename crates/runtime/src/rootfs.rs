@@ -214,7 +214,8 @@ fn enter_root(root: &OwnedFd) -> Result<()> {
     sys::mount::pivot_to_cwd().doing(what)
 }
 
-fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<()> {
+/// Attaches `made` at the mount's place, which is made when missing.
+pub(crate) fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<()> {
     let what = || format!("cannot attach the mount at {}", mount.target.display());
     let (target, new) = target(root, mount, made)?;
     if let Source::New { kind, .. } = &mount.source

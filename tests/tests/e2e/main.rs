@@ -32,6 +32,7 @@ mod runtime_checkpoint;
 mod runtime_crash;
 mod runtime_face;
 mod runtime_filters;
+mod runtime_mounts;
 mod runtime_namespaces;
 mod runtime_process;
 mod runtime_seccomp;

@@ -131,6 +131,8 @@ enum Words {
     Id,
     /// A container's id, and as many more as said.
     More(usize),
+    /// A word of the command's own, a container's id, a file. The id is put first.
+    Action,
     /// A container's id; all that follows is the container's own, flags included.
     Verbatim,
 }
@@ -162,6 +164,7 @@ const COMMANDS: &[Shape] = &[
     shape("features", &[], "", Words::Nothing),
     shape("kill", &[KILL], "ID [SIGNAL]", Words::More(1)),
     shape("list", &[LIST], "", Words::Nothing),
+    shape("mounts", &[], "add|remove ID FILE", Words::Action),
     shape("pause", &[], "ID", Words::Id),
     shape("ps", &[PS], "ID", Words::Verbatim),
     shape("restore", &[BUNDLE, PROCESS, DETACH, CRIU, RESTORE], "ID", Words::Id),
@@ -280,6 +283,7 @@ fn command<'a>(name: &str, mut args: impl Iterator<Item = &'a String>) -> Result
     let (fewest, most) = match shape.words {
         Words::Nothing => (0, 0),
         Words::Id => (1, 1),
+        Words::Action => (3, 3),
         Words::More(more) => (1, 1 + more),
         Words::Verbatim => (1, usize::MAX),
     };
@@ -287,8 +291,12 @@ fn command<'a>(name: &str, mut args: impl Iterator<Item = &'a String>) -> Result
         return Err(match most {
             0 => format!("{name} takes no argument"),
             _ if flags.words.is_empty() => format!("{name} needs a container id"),
+            _ if flags.words.len() < fewest => format!("{name} needs {}", shape.usage),
             _ => format!("{name}: too many arguments: {:?}", &flags.words[most..]),
         });
+    }
+    if shape.words == Words::Action {
+        flags.words.swap(0, 1);
     }
     if fewest > 0 && !flags.is("regex") && !is_id(flags.id()) {
         return Err(format!(
@@ -423,6 +431,7 @@ mod tests {
         );
         assert_eq!((name, global.get("criu"), given.get("image-path")), ("restore", Some("/c"), Some("/i")));
         assert!(given.is("detach") && given.is("no-subreaper") && !given.is("shell-job"));
+        assert_eq!(flags("mounts add c1 f").2.words, ["c1", "add", "f"]);
         assert!(flags("kill --regex ^e2e.*$ KILL").2.is("regex"));
     }
 
@@ -445,6 +454,8 @@ mod tests {
             "help nope",
             "kill ^a x y",
             "delete ^a",
+            "mounts add c1",
+            "mounts add c1 f x",
         ] {
             assert!(check(line).1.is_err(), "{line:?}");
         }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use oci::runtime::{LinuxDeviceCgroup, NamespaceKind, Process, Spec};
+use oci::runtime::{LinuxDeviceCgroup, Mount, NamespaceKind, Process, Spec};
 use runtime::cgroup::Cgroup;
 use runtime::systemd::Scope;
 use runtime::{Bundle, Created, Groups, Identity, Launch, Rootfs, Stdio};
@@ -67,9 +67,15 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     allow_tunnels(&mut spec);
     pass_listening(&mut spec)?;
     let preserve = preserved(handed)?;
-    let process = spec.process.as_ref().ok_or_else(|| Failure::new("process: is missing"))?;
-    warn_of_unknown(global, process);
-    let stdio = stdio(process, flags.get("console-socket"), start != Start::Attached)?;
+    let stdio = match &spec.process {
+        Some(process) => {
+            warn_of_unknown(global, process);
+            stdio(process, flags.get("console-socket"), start != Start::Attached)?
+        }
+        // "This property is REQUIRED when start is called" (config.md, "Process"), and not before.
+        None if start == Start::Later => Stdio::Inherit,
+        None => return Err(Failure::new("process: is missing")),
+    };
     let scope = scope(global, &spec, flags.id())?;
     let path = runtime::group_path(&spec, flags.id(), ordinary);
     let groups = groups(global, scope.as_ref(), &path);
@@ -220,7 +226,12 @@ pub(super) fn bundle_directory(given: Option<&str>) -> Result<PathBuf, Failure> 
 
 /// Sources of bind mounts may be relative to the bundle (`config.md`, "Mounts").
 pub(super) fn bind_from_bundle(spec: &mut Spec, bundle: &Path) {
-    for mount in &mut spec.mounts {
+    bind_below(&mut spec.mounts, bundle);
+}
+
+/// The same for a list of mounts.
+pub(super) fn bind_below(mounts: &mut [Mount], bundle: &Path) {
+    for mount in mounts {
         let bind = |word: &str| word == "bind" || word == "rbind";
         if let Some(source) = &mut mount.source
             && source.is_relative()

@@ -14,6 +14,7 @@ mod exec;
 mod failure;
 mod kill;
 mod members;
+mod mounts;
 mod remove;
 mod report;
 mod run;
@@ -86,6 +87,7 @@ fn act(global: &Flags, command: Command) -> Result<i32, Failure> {
     match name {
         "checkpoint" => checkpoint::checkpoint(global, &flags),
         "restore" => checkpoint::restore(global, &flags),
+        "mounts" => mounts::mounts(global, &flags),
         "create" => create::create(global, &flags),
         "run" => run::run(global, &flags),
         "start" => start::start(global, &flags),
@@ -111,6 +113,14 @@ fn check_global(global: &Flags) -> Result<(), Failure> {
         Some(other) => {
             return Err(Failure::new(format!("--cgroup-manager: {other:?} is none of cgroupfs, systemd and disabled")));
         }
+    }
+    match global.get("log-level") {
+        None | Some("error" | "warning" | "warn" | "info" | "debug") => {}
+        Some(other) => return Err(Failure::new(format!("--log-level: {other:?} is none of error, warning and debug"))),
+    }
+    match global.get("rootless") {
+        None | Some("true" | "false" | "auto") => {}
+        Some(other) => return Err(Failure::new(format!("--rootless: {other:?} is none of true, false and auto"))),
     }
     match global.get("log-format") {
         None | Some("json" | "text") => Ok(()),

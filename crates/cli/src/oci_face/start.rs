@@ -34,6 +34,10 @@ pub(super) fn start(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
             other => Failure::new(format!("cannot start a container that is {}", other.word())),
         });
     };
+    if spec.process.is_none() {
+        // The container stays created, to be deleted.
+        return Err(Failure::new("cannot start a container whose configuration has no process"));
+    }
     let hooked = spec.hooks.as_ref().is_some_and(|hooks| !hooks.start_container.is_empty());
     let agent = runtime::Agent::of(&spec, &record.id, &record.bundle, "creating");
     let opened = runtime::open_gate(gate, if hooked { PATIENCE_WITH_HOOKS } else { PATIENCE }, agent.as_ref());
