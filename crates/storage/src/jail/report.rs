@@ -3,7 +3,7 @@
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, lossy};
 use crate::extract::{Outcome, Trusted};
 
 /// Longest text of an error that is passed on, in bytes: the names of two entries.
@@ -29,6 +29,12 @@ pub(super) enum Report {
 
 fn cut(text: &str) -> String {
     text[..text.floor_char_boundary(TEXT_MOST)].to_owned()
+}
+
+/// Whether a component of the path is `.` or `..`: no real path has one, and whoever follows such a path component by
+/// component, with the host's privilege, would leave the layer.
+fn climbs(path: &[u8]) -> bool {
+    path.split(|&byte| byte == b'/').any(|name| matches!(name, b"." | b".."))
 }
 
 impl From<Result<Outcome>> for Report {
@@ -64,16 +70,22 @@ impl Report {
 
     pub(super) fn into_outcome(self) -> Result<Outcome> {
         match self {
-            Self::Done { bytes, inodes, max_uid, max_gid, implicit, opaque, trusted } => Ok(Outcome {
-                bytes,
-                inodes,
-                max_uid,
-                max_gid,
-                implicit,
-                root_opaque: opaque.iter().any(Vec::is_empty),
-                opaque,
-                trusted,
-            }),
+            Self::Done { bytes, inodes, max_uid, max_gid, implicit, opaque, trusted } => {
+                let mut paths = implicit.iter().chain(&opaque).chain(trusted.iter().map(|found| &found.path));
+                if let Some(path) = paths.find(|path| climbs(path)) {
+                    return Err(Error::Jail(format!("reports a path that leads out of the layer: {}", lossy(path))));
+                }
+                Ok(Outcome {
+                    bytes,
+                    inodes,
+                    max_uid,
+                    max_gid,
+                    implicit,
+                    root_opaque: opaque.iter().any(Vec::is_empty),
+                    opaque,
+                    trusted,
+                })
+            }
             Self::System { call, object, errno } => {
                 // What the kernel never answers is not taken from a process that may not be itself any more.
                 let errno = if (1..4096).contains(&errno) { Errno::from_raw_os_error(errno) } else { Errno::IO };
@@ -86,7 +98,12 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
+    use crate::archive::testing::Scratch;
+    use crate::extract::finish;
+    use crate::xattr::is_opaque;
 
     #[test]
     fn reports_arrive_as_they_were_meant() {
@@ -119,5 +136,52 @@ mod tests {
         for bad in [&b""[..], b"{}", b"null", b"{\"Done\":{}}"] {
             assert!(Report::parse(bad).is_err());
         }
+    }
+
+    #[test]
+    fn a_lying_process_names_nothing_outside_the_layer() {
+        let report = |implicit: &[&[u8]], opaque: &[&[u8]], trusted: &[&[u8]]| {
+            let owned = |paths: &[&[u8]]| paths.iter().map(|path| path.to_vec()).collect();
+            let attribute = |path: &&[u8]| Trusted {
+                path: path.to_vec(),
+                inode: 2,
+                name: b"trusted.x".to_vec(),
+                value: Vec::new(),
+            };
+            let (implicit, opaque) = (owned(implicit), owned(opaque));
+            let trusted = trusted.iter().map(attribute).collect();
+            let report = Report::Done { bytes: 0, inodes: 0, max_uid: 0, max_gid: 0, implicit, opaque, trusted };
+            report.into_outcome()
+        };
+        let real: &[&[u8]] = &[b"", b"a", b"a/..b/...", b"a/.c"];
+        assert_eq!(report(real, real, real).unwrap().opaque.len(), 4);
+        for path in [&b".."[..], b"../etc", b"a/../../etc", b"a/..", b"./a", b"."] {
+            for lie in [report(&[path], &[], &[]), report(&[], &[path], &[]), report(&[], &[], &[path])] {
+                assert!(matches!(lie, Err(Error::Jail(_))), "{}", lossy(path));
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_lying_process_reports_marks_nothing_of_the_hosts() {
+        let scratch = Scratch::new("report");
+        let outside = scratch.path().join("outside");
+        let layer = scratch.path().join("layer");
+        std::fs::create_dir(&outside).unwrap();
+        std::fs::create_dir(&layer).unwrap();
+        let opaque = vec![b"../outside".to_vec()];
+        let report = Report::Done {
+            bytes: 0,
+            inodes: 0,
+            max_uid: 0,
+            max_gid: 0,
+            implicit: Vec::new(),
+            opaque,
+            trusted: Vec::new(),
+        };
+        let root = std::fs::File::open(&layer).unwrap();
+        let finished = report.into_outcome().and_then(|outcome| finish(root.as_fd(), &outcome));
+        assert!(matches!(finished, Err(Error::Jail(_))), "{finished:?}");
+        assert!(!is_opaque(std::fs::File::open(&outside).unwrap()).unwrap());
     }
 }
