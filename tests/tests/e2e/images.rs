@@ -270,5 +270,13 @@ fn a_mount_that_went_away_is_forgotten() {
     host.lighter(&["image", "mount", "plain:1"]).ok();
     testkit::process::tool("umount", &[&place]);
     host.lighter(&["rmi", "plain:1"]).ok();
+    // What another boot left is swept by the next mount; what is mounted is never looked into.
+    host.load(&Image::busybox("other:1").file("x", 0o644, b"x"));
+    let other = host.lighter(&["image", "mount", "other:1"]).ok().out();
+    assert!(!std::path::Path::new(&place).exists());
+    std::fs::write(host.run_dir().join("boot"), "another-boot").expect("written");
+    host.lighter(&["ps", "-a"]).ok();
+    assert_eq!(std::fs::read(std::path::Path::new(&other).join("x")).expect("still mounted"), b"x");
+    host.lighter(&["image", "unmount", "other:1"]).ok();
     host.assert_clean();
 }

@@ -36,7 +36,7 @@ impl Engine {
         if old.as_deref() == Some(boot.as_str()) {
             return Ok(false);
         }
-        for name in ["containers", "ids", "images"] {
+        for name in ["containers", "ids"] {
             match std::fs::remove_dir_all(run.join(name)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                     return Err(crate::Error::from(error));

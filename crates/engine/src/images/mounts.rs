@@ -70,6 +70,7 @@ impl Engine {
         let image = store.resolve(name)?;
         let names = store.names_of(image.id())?.iter().map(Reference::familiar).collect();
         let _lock = self.lock_image_mounts()?;
+        self.sweep_image_mounts()?;
         let dir = self.image_mounts().join(image.id().hex());
         let root = dir.join(ROOT);
         make_dirs(&root)?;
@@ -142,6 +143,17 @@ impl Engine {
         }
         clear(&dir)?;
         Ok(id)
+    }
+
+    /// Clears away what is not mounted: kills and reboots leave it. The lock is held.
+    fn sweep_image_mounts(&self) -> Result<()> {
+        for entry in std::fs::read_dir(self.image_mounts())?.flatten() {
+            let dir = entry.path();
+            if entry.file_type()?.is_dir() && !is_mounted(&dir.join(ROOT))? {
+                clear(&dir)?;
+            }
+        }
+        Ok(())
     }
 
     /// Layers that mounted images stand on.
