@@ -83,24 +83,22 @@ fn targets() -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-/// Builds one program of the fuzz workspace (`--bin NAME`, `--example NAME`); gives the directory it is in.
-fn build(what: [&str; 2]) -> Result<PathBuf, String> {
+/// Builds the program of all targets; gives its path.
+fn build() -> Result<PathBuf, String> {
     let place = root().join("target/fuzz");
     let mut cargo = Command::new("cargo");
     cargo
-        .args(["build", "--release", "--target", TRIPLE])
-        .args(what)
-        .arg("--target-dir")
+        .args(["build", "--release", "--target", TRIPLE, "--bin", ALL, "--target-dir"])
         .arg(&place)
         .current_dir(root().join("fuzz"))
         .env("RUSTFLAGS", FLAGS.join(" "));
     run(&mut cargo)?;
-    Ok(place.join(TRIPLE).join("release"))
+    Ok(place.join(TRIPLE).join("release").join(ALL))
 }
 
 /// The program of all targets, about to run one of them within its bounds.
 fn target(name: &str) -> Result<Command, String> {
-    let mut target = Command::new(build(["--bin", ALL])?.join(ALL));
+    let mut target = Command::new(build()?);
     target.env("FUZZ_TARGET", name).args(["-rss_limit_mb=1024", "-timeout=10"]);
     Ok(target)
 }

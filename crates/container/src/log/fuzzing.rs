@@ -14,7 +14,10 @@ pub(crate) fn log(bytes: &[u8]) {
     encode(&mut record, Stream::Stderr, bytes, TIME);
     assert_eq!(record.iter().filter(|byte| **byte == b'\n').count(), 1, "one record is one line");
     let entry = parse(&record).expect("what was written can be read");
-    assert_eq!(entry.text, String::from_utf8_lossy(bytes));
+    let chunks = bytes.utf8_chunks();
+    let expected: String =
+        chunks.map(|chunk| format!("{}{}", chunk.valid(), "\u{fffd}".repeat(chunk.invalid().len()))).collect();
+    assert_eq!(entry.text, expected);
     assert_eq!((entry.stream, entry.time.to_string().as_str()), (Stream::Stderr, TIME));
 
     let file = LogFile::new(bytes);

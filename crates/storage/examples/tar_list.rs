@@ -1,4 +1,4 @@
-//! Lists archives as our reader sees them, one line of JSON each, for `tar_differential.py`.
+//! Lists archives as our reader sees them, one line of JSON each, for `fuzz/tar_differential.py`.
 
 use std::io::Write as _;
 
