@@ -23,7 +23,7 @@ use crate::launch::{Exec, Stdio};
 use crate::link::{self, Answer, Link};
 use crate::plan::{Confinement, namespace_flag, wrong};
 use crate::tuning::{Affinity, Tuning};
-use crate::{idmap, lsm, mounts, notify, parent, process, resctrl};
+use crate::{idmap, lsm, mounts, namespaces, notify, parent, process, resctrl};
 
 /// Magic number of devpts (statfs(2)).
 const DEVPTS: i64 = 0x1cd1;
@@ -53,7 +53,15 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     let affinity = Affinity::new(exec.process.exec_cpu_affinity.as_ref())?;
     let rdt = resctrl::existing(exec.spec, exec.id)?;
     let namespaces = linux.namespaces.iter().map(|n: &LinuxNamespace| namespace_flag(n.kind));
-    let namespaces = namespaces.fold(Namespaces::empty(), Namespaces::union);
+    let mut namespaces = namespaces.fold(Namespaces::empty(), Namespaces::union);
+    let joined = |kind| exec.spec.namespace(kind).is_some_and(|namespace| namespace.path.is_some());
+    // Nobody can join the user namespace he is in.
+    if joined(NamespaceKind::User) && is_callers(exec)? {
+        namespaces = namespaces.without(Namespaces::USER);
+    }
+    // A container in a mount namespace of others has a root of its own there.
+    let shared = exec.spec.namespace(NamespaceKind::Mount).is_none() || joined(NamespaceKind::Mount);
+    let root = if shared { Some(open_first(exec, "root", OFlags::PATH | OFlags::DIRECTORY)?) } else { None };
     let group_error = |error| mounts::cgroup_error("cannot open the container's control group", error);
     let cgroup = match exec.cgroup {
         Some(path) => Some(Host::detect().and_then(|host| Cgroup::open(&host, path)).map_err(group_error)?),
@@ -61,8 +69,16 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     };
     let entry = cgroup.as_ref().map(Cgroup::entry_fds).transpose().map_err(group_error)?.unwrap_or_default();
     let (ours, theirs) = Link::pair()?;
-    let inside =
-        Inside { exec, confinement: &confinement, tuning: &tuning, affinity: &affinity, entry: &entry, link: &theirs };
+    let inside = Inside {
+        exec,
+        namespaces,
+        root,
+        confinement: &confinement,
+        tuning: &tuning,
+        affinity: &affinity,
+        entry: &entry,
+        link: &theirs,
+    };
     // In the unified hierarchy the door is made inside already, with the host's rights: from within the container's
     // namespaces its group is out of reach (ENOENT where the hierarchy is mounted with `nsdelegate`), and a delegated
     // one belongs to the container's root.
@@ -70,7 +86,7 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
         let args = CloneArgs { cgroup: group, ..CloneArgs::default() };
         sys::process::clone_process(&args, || {
             sys::process::close_borrowed(&ours);
-            match open_door(&inside, namespaces) {
+            match open_door(&inside) {
                 Ok(()) => 0,
                 Err(error) => {
                     theirs.send_failure(&error);
@@ -101,6 +117,20 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
 /// The process id of the container's first process, as its descriptor tells.
 fn first_process(exec: &Exec<'_>) -> Result<Pid> {
     process::pid_of(exec.init)?.ok_or_else(|| Error::new(ErrorKind::System, "container not running"))
+}
+
+/// Whether the container is in the caller's user namespace.
+fn is_callers(exec: &Exec<'_>) -> Result<bool> {
+    namespaces::is_own(&open_first(exec, "ns/user", OFlags::RDONLY)?, "/proc/self/ns/user")
+}
+
+/// A file of the first process's in `/proc`.
+fn open_first(exec: &Exec<'_>, name: &str, flags: OFlags) -> Result<OwnedFd> {
+    let path = format!("/proc/{}/{name}", first_process(exec)?.as_raw_nonzero());
+    let file = rustix::fs::open(&path, flags | OFlags::CLOEXEC, Mode::empty()).at("open", &path);
+    let file = file.doing(|| "cannot look at the container's first process".to_owned())?;
+    // Had it ended before that, the number could have been another's.
+    first_process(exec).map(|_| file)
 }
 
 fn check(exec: &Exec<'_>) -> Result<()> {
@@ -147,6 +177,9 @@ fn meet(exec: &Exec<'_>, tuning: &Tuning, rdt: Option<&resctrl::Groups>, link: &
 /// What both processes inside see of the caller's memory.
 struct Inside<'a> {
     exec: &'a Exec<'a>,
+    namespaces: Namespaces,
+    /// Its root, where that is not the mount namespace's.
+    root: Option<OwnedFd>,
     confinement: &'a Confinement,
     tuning: &'a Tuning,
     affinity: &'a Affinity,
@@ -154,7 +187,7 @@ struct Inside<'a> {
     link: &'a Link,
 }
 
-fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
+fn open_door(inside: &Inside<'_>) -> Result<()> {
     if inside.exec.ordinary {
         // While this still is a process that its user may change.
         process::set_own_oom_score(inside.exec.process.oom_score_adj)?;
@@ -167,12 +200,18 @@ fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
     lsm::set_labels(Some(proc.as_fd()), inside.confinement)?;
     // Nothing of the host's that is not needed goes along: a container that may trace could see it there.
     drop(proc);
-    sys::process::join(inside.exec.init, namespaces).map_err(|cause| {
+    sys::process::join(inside.exec.init, inside.namespaces).map_err(|cause| {
         if cause.errno() == Errno::SRCH {
             return Error::system("container not running", cause);
         }
         Error::system("cannot join the container's namespaces", cause)
     })?;
+    if let Some(root) = &inside.root {
+        let what = || "cannot enter the container's root".to_owned();
+        rustix::process::fchdir(root).at("fchdir", "the container's root").doing(what)?;
+        rustix::process::chroot(".").at("chroot", "the container's root").doing(what)?;
+        sys::process::close_borrowed(root);
+    }
     let args = CloneArgs { sibling: true, ..CloneArgs::default() };
     let process = sys::process::clone_process(&args, || match run(inside) {
         Ok(()) => 0,
@@ -186,11 +225,11 @@ fn open_door(inside: &Inside<'_>, namespaces: Namespaces) -> Result<()> {
 }
 
 fn run(inside: &Inside<'_>) -> Result<()> {
-    let Inside { exec, confinement, tuning, affinity, entry, link } = *inside;
+    let Inside { exec, namespaces, confinement, tuning, affinity, entry, link, .. } = *inside;
     entry.enter_self().doing(|| "cannot enter the control group".to_owned())?;
     affinity.finish()?;
     let fixed_groups = link.await_mapped()? || exec.identity.keeps_groups();
-    if exec.spec.namespace(NamespaceKind::User).is_some() {
+    if namespaces.contains(Namespaces::USER) {
         let linux = exec.spec.linux.as_ref();
         let id = |map: Option<&[IdMapping]>| map.filter(|map| !map.is_empty()).map_or(0, idmap::set_up_id);
         let uid = rustix::fs::Uid::from_raw(id(linux.map(|linux| &linux.uid_mappings[..])));

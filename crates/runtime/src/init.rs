@@ -15,6 +15,7 @@ use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::identity::Credentials;
 use crate::launch::{Bundle, Rootfs, Stdio};
 use crate::link::{self, Link};
+use crate::namespaces::MountSpace;
 use crate::plan::Plan;
 use crate::{gate, hooks, lsm, mounts, parent, process, reaper, rootfs};
 
@@ -100,14 +101,19 @@ fn prepare(inherited: &Inherited<'_>) -> Result<(Prepared, Option<OwnedFd>)> {
     if plan.namespaces.contains(Namespaces::NETWORK) {
         sys::net::loopback_up().doing(|| "cannot set the loopback interface up".to_owned())?;
     }
-    sys::mount::propagate_all("/", Propagation::Slave).doing(|| "cannot detach from the host's mounts".to_owned())?;
+    // A namespace that is not ours stays as it is.
+    if plan.mount_space == MountSpace::New {
+        sys::mount::propagate_all("/", Propagation::Slave)
+            .doing(|| "cannot detach from the host's mounts".to_owned())?;
+    }
     let mut own = rootfs::make_own(plan)?;
     let callers = if plan.ordinary {
         mounts::make(plan, inherited.rootfs, inherited.cgroup, None)?
     } else {
         link.await_mounts(parent::patience(plan))?
     };
-    let root = rootfs::assemble(plan, &mut own, callers, inherited.cgroup_names, stage.as_ref(), || {
+    let (names, bundle) = (inherited.cgroup_names, inherited.bundle);
+    let root = rootfs::assemble(plan, &mut own, callers, names, bundle, stage.as_ref(), || {
         link.await_hooks(parent::patience(plan))?;
         match (inherited.bundle, &plan.spec.hooks) {
             (Some(bundle), Some(hooks)) if !hooks.create_container.is_empty() => {

@@ -42,6 +42,9 @@ pub struct Bundle<'a> {
     pub gate: Option<OwnedFd>,
     /// Open files of the caller's own that the waiting process must not hold: locks pass to children.
     pub private: &'a [BorrowedFd<'a>],
+    /// Whether the root is moved over the host's and entered by chroot(2), for a host whose own root cannot be pivoted: a
+    /// ram disk's.
+    pub no_pivot: bool,
     /// Whether the process gets a session keyring of its own.
     pub new_keyring: bool,
     /// Where the container's control group comes from.

@@ -3,7 +3,7 @@
 use std::ffi::CString;
 use std::os::fd::BorrowedFd;
 
-use oci::runtime::Process;
+use oci::runtime::{Linux, Process, Spec};
 use rustix::fs::{Mode, OFlags};
 use sys::Errno;
 
@@ -14,6 +14,26 @@ use crate::plan::{Confinement, wrong};
 const SELINUX: (&str, i64) = ("/sys/fs/selinux", 0xf97c_ff8c);
 /// Says `Y` when AppArmor is in force.
 const APPARMOR: &str = "/sys/module/apparmor/parameters/enabled";
+
+/// `linux.mountLabel`, where SELinux is in force. Elsewhere it says nothing, and is passed over as crun does.
+///
+/// # Errors
+/// For a label that is none.
+pub(crate) fn mount_label(linux: &Linux) -> Result<Option<&str>> {
+    let label = &linux.mount_label[..];
+    if label.contains(['\0', '\n', '"']) {
+        return Err(wrong("linux.mountLabel", format_args!("{label:?} is no label")));
+    }
+    Ok(Some(label).filter(|label| !label.is_empty() && has_selinux()))
+}
+
+/// What there is to say of `linux.mountLabel` where SELinux is not in force.
+#[must_use]
+pub fn unused_label(spec: &Spec) -> Option<&'static str> {
+    let linux = spec.linux.as_ref()?;
+    let unused = !linux.mount_label.is_empty() && !has_selinux();
+    unused.then_some("linux.mountLabel is passed over: SELinux is not enabled on this host")
+}
 
 /// Refuses a label or profile that the host could not enforce: the process would run without it.
 ///

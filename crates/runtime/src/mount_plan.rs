@@ -129,9 +129,11 @@ impl MountPlan {
                 },
             }
         };
-        if matches!(plan.source, Source::New { .. } | Source::Dev) {
+        if !matches!(plan.source, Source::Bind { .. }) {
             // Nothing is mounted below a new file system: it is all that `rro` and its like have to change.
-            (plan.set, plan.clear) = (plan.set | plan.set_all, plan.clear | plan.clear_all);
+            plan.set = plan.set.without(plan.clear_all) | plan.set_all;
+            plan.clear = plan.clear | plan.clear_all;
+            (plan.set_all, plan.clear_all) = (Attributes::empty(), Attributes::empty());
         }
         if plan.copy_up && plan.target == Path::new("/") {
             return Err(wrong(&field, "tmpcopyup cannot be the root's: there would be nothing left to copy"));

@@ -7,13 +7,13 @@ use std::path::Path;
 use oci::runtime::IdMapping;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid};
 use sys::mount::{Attributes, Change, NewFs, Propagation};
-use sys::process::Namespaces;
 use sys::{Context as _, Errno};
 
 use crate::cgroup::{Cgroup, Layout, Version};
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::launch::Rootfs;
 use crate::mount_plan::{Ids, MountPlan, Source};
+use crate::namespaces::MountSpace;
 use crate::overlay;
 use crate::plan::{Plan, wrong};
 use crate::{devices, idmap};
@@ -26,7 +26,11 @@ pub(crate) fn make(
     cgroup: Option<&Cgroup>,
     userns: Option<BorrowedFd<'_>>,
 ) -> Result<Vec<OwnedFd>> {
-    let mut mounts = vec![make_root(plan, rootfs, userns)?];
+    let mut mounts = Vec::new();
+    // What is in a mount namespace that is joined only the process finds.
+    if plan.mount_space != MountSpace::Joined {
+        mounts.push(make_root(plan, rootfs, userns)?);
+    }
     // A bundle's ids are its maker's affair; elsewhere files keep their owners on both sides.
     let map_binds = !matches!(rootfs, Rootfs::AsIs(_));
     mounts.extend(make_callers(plan, cgroup, userns, map_binds)?);
@@ -99,8 +103,7 @@ fn bind(
             }
         }
         Ids::Container { recursive } => {
-            let joined = plan.joins.iter().find(|(flag, _)| *flag == Namespaces::USER).map(|(_, file)| file.as_fd());
-            let userns = userns.or(joined).ok_or_else(|| {
+            let userns = userns.ok_or_else(|| {
                 let target = mount.target.display();
                 wrong("mounts", format_args!("{target} has idmap without mappings, and there is no user namespace"))
             })?;
@@ -154,6 +157,7 @@ fn cgroups(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup, made: &mut Vec<O
         {
             fs.set(key, value).doing(what)?;
         }
+        label(&fs, plan, "tmpfs").doing(what)?;
         let dir = fs.mount(mount.set.without(Attributes::RDONLY)).doing(what)?;
         for name in &names {
             rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(0o755)).at("mkdirat", name).doing(what)?;
@@ -216,7 +220,7 @@ fn hand_over(plan: &Plan<'_>, mount: &MountPlan, cgroup: &Cgroup) -> Result<()> 
         range.host_id.checked_add(id - range.container_id)
     };
     let user = &plan.process.user;
-    let owner = on_host(&plan.linux.uid_mappings, user.uid).zip(on_host(&plan.linux.gid_mappings, user.gid));
+    let owner = on_host(&plan.ids.uids, user.uid).zip(on_host(&plan.ids.gids, user.gid));
     let Some((uid, gid)) = owner else { return Ok(()) };
     cgroup
         .delegate(Uid::from_raw(uid), Gid::from_raw(gid))
@@ -247,8 +251,17 @@ pub(crate) fn set_data(fs: &NewFs, data: &[(String, Option<String>)]) -> sys::Re
     Ok(())
 }
 
+/// Has SELinux call all files of a new file system by `linux.mountLabel`. What the kernel makes up, and what takes no such
+/// option, has labels by the host's policy.
+pub(crate) fn label(fs: &NewFs, plan: &Plan<'_>, kind: &str) -> sys::Result<()> {
+    match plan.mount_label {
+        Some(label) if !matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2") => fs.set("context", label),
+        _ => Ok(()),
+    }
+}
+
 /// The root file system, detached.
-fn make_root(plan: &Plan<'_>, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+pub(crate) fn make_root(plan: &Plan<'_>, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
     let tree = match rootfs {
         Rootfs::Directory(path) => {
             let what = || format!("cannot use {} as the root file system", path.display());

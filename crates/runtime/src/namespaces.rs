@@ -1,32 +1,71 @@
 //! Which namespaces a container has: made, joined by path, and the door that some of them have to be reached through.
 //!
 //! A process cannot move itself into pid and time namespaces, only its children; it cannot join the host's namespaces
-//! from inside a new user namespace; and a time namespace takes its offsets only while nobody is in it. In these cases
-//! the caller clones a door, which joins and sets what is needed and makes the first process as its own sibling.
-//! Everything else stays one clone3.
+//! from inside a user namespace; what it makes belongs to the user namespace it is in; and a time namespace takes its
+//! offsets only while nobody is in it. In these cases the caller clones a door, which joins and sets what is needed and
+//! makes the first process as its own sibling. Everything else stays one clone3.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
-use oci::runtime::{Linux, NamespaceKind, TimeOffset};
+use oci::runtime::{IdMapping, Linux, NamespaceKind, TimeOffset};
 use rustix::fs::{Mode, OFlags};
 use sys::process::{Child, CloneArgs, Namespaces};
 use sys::{Context as _, Errno};
 
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::init;
-use crate::link::Link;
+use crate::link::{Link, PATIENCE};
 use crate::parent;
 use crate::plan::{Plan, namespace_flag, wrong};
 
 /// Magic number of the file system that namespace files are in (`NSFS_MAGIC`).
 const NSFS: i64 = 0x6e73_6673;
 
+/// The longest `uid_map` read, in bytes: it has 340 lines at most (user_namespaces(7)).
+const LONGEST_MAP: usize = 64 << 10;
+
 /// Namespaces to join: what they are and their files.
 pub(crate) type Joins = Vec<(Namespaces, OwnedFd)>;
+
+/// Whose mount namespace the container is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MountSpace {
+    /// One of its own: its root becomes the namespace's.
+    New,
+    /// The caller's. Nothing is attached there: the container's root is a tree that is attached nowhere.
+    Callers,
+    /// One that is joined by path, in the same way.
+    Joined,
+}
+
+/// Which namespaces a container has.
+#[derive(Debug)]
+pub(crate) struct Chosen {
+    /// To be made.
+    pub(crate) new: Namespaces,
+    /// Joined by the first process itself.
+    pub(crate) joins: Joins,
+    /// Joined before.
+    pub(crate) door: Door,
+    pub(crate) mount: MountSpace,
+}
+
+impl Chosen {
+    /// Everything that is joined.
+    pub(crate) fn all_joins(&self) -> impl Iterator<Item = &(Namespaces, OwnedFd)> + Clone {
+        self.joins.iter().chain(&self.door.joins)
+    }
+
+    /// The user namespace that is joined.
+    pub(crate) fn joined_user(&self) -> Option<&OwnedFd> {
+        self.all_joins().find(|(flag, _)| *flag == Namespaces::USER).map(|(_, file)| file)
+    }
+}
 
 /// What is done before the first process is made, by a process of its own.
 #[derive(Debug, Default)]
@@ -48,14 +87,15 @@ impl Door {
     }
 }
 
-/// The namespaces to make, those the first process joins by itself, and the door.
+/// The namespaces that `linux` asks for. One that is the caller's own already needs no joining.
 ///
 /// # Errors
 /// A mistake in `linux.namespaces` or `linux.timeOffsets`, by name.
-pub(crate) fn plan(linux: &Linux) -> Result<(Namespaces, Joins, Door)> {
+pub(crate) fn plan(linux: &Linux) -> Result<Chosen> {
     let mut seen = Namespaces::empty();
     let mut new = Namespaces::empty();
     let mut joins = Vec::new();
+    let mut mount = MountSpace::Callers;
     for namespace in &linux.namespaces {
         let flag = namespace_flag(namespace.kind);
         if seen.contains(flag) {
@@ -64,22 +104,45 @@ pub(crate) fn plan(linux: &Linux) -> Result<(Namespaces, Joins, Door)> {
         seen = seen.union(flag);
         match &namespace.path {
             None => new = new.union(flag),
-            Some(path) => joins.push((flag, open(namespace.kind, path)?)),
+            Some(path) => {
+                let file = open(namespace.kind, path)?;
+                let own = match namespace.kind {
+                    NamespaceKind::User => Some("/proc/self/ns/user"),
+                    NamespaceKind::Mount => Some("/proc/self/ns/mnt"),
+                    _ => None,
+                };
+                if own.map_or(Ok(false), |own| is_own(&file, own))? {
+                    continue;
+                }
+                if flag == Namespaces::MOUNT {
+                    mount = MountSpace::Joined;
+                }
+                joins.push((flag, file));
+            }
         }
     }
+    if new.contains(Namespaces::MOUNT) {
+        mount = MountSpace::New;
+    }
+    let user_joined = joins.iter().any(|(flag, _)| *flag == Namespaces::USER);
+    if mount != MountSpace::New && new.contains(Namespaces::USER) || mount == MountSpace::Callers && user_joined {
+        return Err(wrong("linux.namespaces", "a user namespace needs a mount namespace that belongs to it"));
+    }
     let offsets = time_offsets(&linux.time_offsets, new.contains(Namespaces::TIME))?;
-    let by_door =
-        |flag: Namespaces| new.contains(Namespaces::USER) || flag == Namespaces::PID || flag == Namespaces::TIME;
-    let (outer, inner) = joins.into_iter().partition(|(flag, _)| by_door(*flag));
-    Ok((new, inner, Door { joins: outer, offsets }))
+    let by_door = |flag: Namespaces| {
+        user_joined || new.contains(Namespaces::USER) || flag == Namespaces::PID || flag == Namespaces::TIME
+    };
+    let (mut outer, inner): (Joins, Joins) = joins.into_iter().partition(|(flag, _)| by_door(*flag));
+    if user_joined {
+        // The host's root has the rights to join the others before that; everybody else gets them there.
+        let root = rustix::process::geteuid().is_root();
+        outer.sort_by_key(|(flag, _)| (*flag == Namespaces::USER) == root);
+    }
+    Ok(Chosen { new, joins: inner, door: Door { joins: outer, offsets }, mount })
 }
 
 /// Opens the file of a namespace to join, and makes sure of its kind.
 fn open(kind: NamespaceKind, path: &Path) -> Result<OwnedFd> {
-    if matches!(kind, NamespaceKind::User | NamespaceKind::Mount) {
-        let sentence = format!("linux.namespaces: joining a {kind:?} namespace by path is not supported yet");
-        return Err(Error::new(ErrorKind::Unsupported, sentence));
-    }
     let what = || format!("linux.namespaces: cannot open the {kind:?} namespace to join");
     // Not waiting for the other end of whatever else may lie there.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -103,6 +166,80 @@ pub(crate) fn is_own(file: &OwnedFd, path: &str) -> Result<bool> {
     let joined = rustix::fs::fstat(file).at("fstat", path).doing(what)?;
     let own = rustix::fs::stat(path).at("stat", path).doing(what)?;
     Ok((joined.st_dev, joined.st_ino) == (own.st_dev, own.st_ino))
+}
+
+/// The id maps of the user namespace `file`, as they are seen from the caller's own.
+///
+/// # Errors
+/// clone3(2)'s and setns(2)'s; those of reading.
+fn id_maps(file: &OwnedFd) -> Result<[Vec<IdMapping>; 2]> {
+    let (ours, theirs) = Link::pair()?;
+    let inside = sys::process::clone_process(&CloneArgs::default(), || {
+        sys::process::close_borrowed(&ours);
+        let joined = sys::process::join(file, Namespaces::USER).doing(|| "cannot join a namespace".to_owned());
+        match joined.and_then(|()| theirs.send_ready(None)) {
+            // Ends with its caller's end of the conversation.
+            Ok(()) => theirs.await_mapped().map_or(0, |_| 0),
+            Err(error) => {
+                theirs.send_failure(&error);
+                init::exit_code(&error)
+            }
+        }
+    })
+    .map_err(parent::clone_error)?;
+    drop(theirs);
+    let read = |name: &str| {
+        let path = format!("/proc/{}/{name}", inside.pid);
+        let file = rustix::fs::open(&path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).at("open", &path);
+        let text = file.and_then(|file| sys::fs::read_bounded(file, LONGEST_MAP, &path));
+        let text = text.doing(|| "cannot read the ids of the user namespace to join".to_owned())?;
+        Ok(String::from_utf8_lossy(&text).lines().filter_map(read_mapping).collect())
+    };
+    let maps = ours.answer(PATIENCE).and_then(|_| Ok([read("uid_map")?, read("gid_map")?]));
+    drop(ours);
+    parent::put_down(&inside.pidfd, Duration::from_secs(10));
+    maps
+}
+
+fn read_mapping(line: &str) -> Option<IdMapping> {
+    let mut numbers = line.split_ascii_whitespace().map(|word| word.parse().ok());
+    let mut next = || numbers.next().flatten();
+    Some(IdMapping { container_id: next()?, host_id: next()?, size: next()? })
+}
+
+/// The ids of the container's user namespace.
+#[derive(Debug)]
+pub(crate) struct IdMaps<'a> {
+    pub(crate) uids: Cow<'a, [IdMapping]>,
+    pub(crate) gids: Cow<'a, [IdMapping]>,
+    /// Whether they have yet to be written.
+    pub(crate) write: bool,
+}
+
+impl<'a> IdMaps<'a> {
+    /// Those of the configuration, or of the user namespace that is joined.
+    ///
+    /// # Errors
+    /// When a configuration contradicts the namespace, or neither has any.
+    pub(crate) fn new(linux: &'a Linux, chosen: &Chosen) -> Result<Self> {
+        let said = (Cow::Borrowed(&linux.uid_mappings[..]), Cow::Borrowed(&linux.gid_mappings[..]));
+        let Some(file) = chosen.joined_user() else {
+            return Ok(Self { uids: said.0, gids: said.1, write: chosen.new.contains(Namespaces::USER) });
+        };
+        let [uids, gids] = id_maps(file)?;
+        if uids.is_empty() && gids.is_empty() {
+            if said.0.is_empty() || said.1.is_empty() {
+                return Err(wrong("linux.namespaces", "the user namespace to join has no ids, and none are given"));
+            }
+            return Ok(Self { uids: said.0, gids: said.1, write: true });
+        }
+        for (field, said, theirs) in [("linux.uidMappings", &said.0, &uids), ("linux.gidMappings", &said.1, &gids)] {
+            if !said.is_empty() && said[..] != theirs[..] {
+                return Err(wrong(field, "is not what the user namespace to join has"));
+            }
+        }
+        Ok(Self { uids: uids.into(), gids: gids.into(), write: false })
+    }
 }
 
 /// `linux.timeOffsets` as `/proc/PID/timens_offsets` takes them (time_namespaces(7)).
@@ -193,7 +330,7 @@ mod tests {
         let json = format!(r#"{{"ociVersion": "1.2.0", "linux": {{{json}}}}}"#);
         let spec = oci::runtime::Spec::from_json(json.as_bytes()).expect("valid JSON");
         plan(spec.linux.as_ref().expect("linux"))
-            .map(|(new, joins, door)| (new, joins.len(), door))
+            .map(|chosen| (chosen.new, chosen.joins.len(), chosen.door))
             .map_err(|error| error.to_string())
     }
 
@@ -211,9 +348,34 @@ mod tests {
         )
         .expect("valid");
         assert_eq!((inner, door.joins.len()), (1, 1));
-        let (_, inner, door) =
-            check(r#""namespaces": [{"type": "user"}, {"type": "ipc", "path": "/proc/self/ns/ipc"}]"#).expect("valid");
+        let (_, inner, door) = check(
+            r#""namespaces": [{"type": "user"}, {"type": "mount"}, {"type": "ipc", "path": "/proc/self/ns/ipc"}]"#,
+        )
+        .expect("valid");
         assert_eq!((inner, door.joins.len()), (0, 1));
+    }
+
+    #[test]
+    fn the_callers_own_namespaces_need_no_joining() {
+        let (new, inner, door) = check(
+            r#""namespaces": [{"type": "user", "path": "/proc/self/ns/user"}, {"type": "mount", "path": "/proc/self/ns/mnt"}]"#,
+        )
+        .expect("valid");
+        assert_eq!((new, inner), (Namespaces::empty(), 0));
+        assert!(door.is_closed());
+        for namespaces in [r#"{"type": "user"}"#, r#"{"type": "user"}, {"type": "mount", "path": "/proc/self/ns/mnt"}"#]
+        {
+            let error = check(&format!(r#""namespaces": [{namespaces}]"#)).map(drop).expect_err(namespaces);
+            assert!(error.contains("a user namespace needs a mount namespace"), "{error}");
+        }
+    }
+
+    #[test]
+    fn maps_are_read_as_the_kernel_writes_them() {
+        let mapping = IdMapping { container_id: 0, host_id: 100_000, size: 65536 };
+        assert_eq!(read_mapping("         0     100000      65536"), Some(mapping));
+        assert_eq!(read_mapping("0 1"), None);
+        assert_eq!(read_mapping("a b c"), None);
     }
 
     #[test]

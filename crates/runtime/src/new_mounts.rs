@@ -16,7 +16,7 @@ use sys::{Context as _, Errno};
 
 use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::mount_plan::MountPlan;
-use crate::mounts::set_data;
+use crate::mounts::{label, set_data};
 use crate::plan::Plan;
 
 /// A file system that shows a namespace: its type, the namespace, where the caller has its own, and its magic number
@@ -63,9 +63,15 @@ fn new(plan: &Plan<'_>, mount: &MountPlan, kind: &str, source: Option<&str>) -> 
     } else {
         set_data(&fs, &mount.data)?;
     }
+    label(&fs, plan, kind)?;
     // What is filled first becomes read-only when it is attached.
     let late = if kind == "tmpfs" { Attributes::RDONLY } else { Attributes::empty() };
-    fs.mount(mount.set.without(late))
+    let made = fs.mount(mount.set.without(late))?;
+    if let Some((propagation, recursive)) = mount.propagation {
+        let change = Change { propagation: Some(propagation), recursive, ..Change::default() };
+        sys::mount::set_attributes(&made, &change)?;
+    }
+    Ok(made)
 }
 
 /// The caller's own file system in place of a new one, where it shows the same. With all that is mounted below it, which

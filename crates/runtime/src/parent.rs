@@ -17,6 +17,7 @@ use crate::launch::{Bundle, Groups, Launch};
 use crate::link::{self, Answer, Link};
 use crate::mounts;
 use crate::namespaces;
+use crate::net_devices;
 use crate::notify::Agent;
 use crate::plan::Plan;
 use crate::process;
@@ -219,10 +220,15 @@ fn prepare(
     } else {
         process::set_oom_score(child.pid, plan.process.oom_score_adj, grouped.nested)?;
         if plan.has_user_namespace() {
-            idmap::write(child.pid, plan.linux, false)?;
+            if plan.ids.write {
+                idmap::write(child.pid, plan.linux, false)?;
+            }
             userns = Some(idmap::open_namespace(child.pid)?);
         }
-        link.send_mapped(grouped.nested && idmap::groups_are_fixed(child.pid)?)?;
+        net_devices::move_all(plan, child.pid)?;
+        // Somebody else's maps may have fixed them.
+        let fixed = (grouped.nested || plan.joins_user_namespace()) && idmap::groups_are_fixed(child.pid)?;
+        link.send_mapped(fixed)?;
         let cgroup = grouped.group.as_ref();
         link.send_mounts(&mounts::make(plan, &launch.rootfs, cgroup, userns.as_ref().map(AsFd::as_fd))?)?;
     }

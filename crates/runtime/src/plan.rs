@@ -13,10 +13,10 @@ use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::idmap;
 use crate::launch::{Identity, Launch, Stdio};
 use crate::mount_plan::MountPlan;
-use crate::namespaces::{self, Door, Joins};
+use crate::namespaces::{self, Chosen, Door, IdMaps, Joins, MountSpace};
 use crate::seccomp::Program;
 use crate::tuning::{Affinity, Tuning};
-use crate::{lsm, notify};
+use crate::{lsm, net_devices, notify};
 
 /// What is going to be made.
 #[derive(Debug)]
@@ -32,6 +32,12 @@ pub(crate) struct Plan<'a> {
     pub(crate) joins: Joins,
     /// Those it is made in.
     pub(crate) door: Door,
+    pub(crate) mount_space: MountSpace,
+    user_namespace: bool,
+    /// The ids of its user namespace, if it has one.
+    pub(crate) ids: IdMaps<'a>,
+    /// What SELinux calls the container's file systems; none where SELinux is not in force.
+    pub(crate) mount_label: Option<&'a str>,
     pub(crate) mounts: Vec<MountPlan>,
     pub(crate) root_read_only: bool,
     pub(crate) confinement: Confinement,
@@ -81,23 +87,23 @@ impl<'a> Plan<'a> {
             check_process(process, matches!(launch.stdio, Stdio::Terminal { .. }))?;
         }
         let linux = spec.linux.as_ref().unwrap_or_else(|| no_linux());
-        refuse_unsupported(linux)?;
         Affinity::new(process.exec_cpu_affinity.as_ref())?;
-        let (mut namespaces, joins, door) = namespaces::plan(linux)?;
-        let new_cgroup_namespace = namespaces.contains(Namespaces::CGROUP);
-        namespaces = namespaces.without(Namespaces::CGROUP);
-        check_mappings(linux, namespaces.contains(Namespaces::USER))?;
+        let chosen = namespaces::plan(linux)?;
+        let new_cgroup_namespace = chosen.new.contains(Namespaces::CGROUP);
+        let namespaces = chosen.new.without(Namespaces::CGROUP);
+        let user_joined = chosen.joined_user().is_some();
+        check_mappings(linux, namespaces.contains(Namespaces::USER), user_joined)?;
         if ordinary {
-            check_ordinary(namespaces, &door)?;
+            check_ordinary(linux, &chosen)?;
         }
-        check_sysctls(spec, linux, joins.iter().chain(door.joins()))?;
-        if !namespaces.contains(Namespaces::MOUNT) {
-            return Err(wrong("linux.namespaces", "a new mount namespace is needed"));
-        }
-        check_names(spec, namespaces, joins.iter().chain(door.joins()))?;
-        let ids = (&linux.uid_mappings[..], &linux.gid_mappings[..]);
+        check_sysctls(spec, linux, chosen.all_joins())?;
+        check_names(spec, namespaces, chosen.all_joins())?;
+        net_devices::check(linux, &chosen)?;
+        let ids = IdMaps::new(linux, &chosen)?;
+        let maps = (&ids.uids[..], &ids.gids[..]);
         let mounts =
-            spec.mounts.iter().enumerate().map(|(at, mount)| MountPlan::new(at, mount, ids)).collect::<Result<_>>()?;
+            spec.mounts.iter().enumerate().map(|(at, mount)| MountPlan::new(at, mount, maps)).collect::<Result<_>>()?;
+        let Chosen { joins, door, mount: mount_space, .. } = chosen;
         Ok(Self {
             id: launch.id,
             spec,
@@ -107,6 +113,10 @@ impl<'a> Plan<'a> {
             new_cgroup_namespace,
             joins,
             door,
+            mount_space,
+            user_namespace: user_joined || namespaces.contains(Namespaces::USER),
+            ids,
+            mount_label: lsm::mount_label(linux)?,
             mounts,
             root_read_only: spec.root.as_ref().is_some_and(|root| root.readonly),
             tuning: Tuning::new(process, linux)?,
@@ -126,22 +136,27 @@ impl<'a> Plan<'a> {
     /// Whether the process makes `/dev` itself: it keeps the host's root's privilege for that in the host's user namespace
     /// alone.
     pub(crate) fn makes_dev(&self) -> bool {
-        let joined = self.joins.iter().any(|(flag, _)| *flag == Namespaces::USER);
-        !self.ordinary && !joined && !self.has_user_namespace()
+        !self.ordinary && !self.has_user_namespace()
     }
 
+    /// Whether it has a user namespace other than the caller's, new or joined.
     pub(crate) fn has_user_namespace(&self) -> bool {
-        self.namespaces.contains(Namespaces::USER)
+        self.user_namespace
+    }
+
+    /// Whether that is one that was there before.
+    pub(crate) fn joins_user_namespace(&self) -> bool {
+        self.user_namespace && !self.namespaces.contains(Namespaces::USER)
     }
 
     /// Whether the group `gid` exists in the container's new user namespace.
     pub(crate) fn maps_gid(&self, gid: u32) -> bool {
-        idmap::contains(&self.linux.gid_mappings, gid)
+        idmap::contains(&self.ids.gids, gid)
     }
 
     /// The container's ids that it is set up with, in a new user namespace: root's, where that is mapped.
     pub(crate) fn set_up_ids(&self) -> (u32, u32) {
-        (idmap::set_up_id(&self.linux.uid_mappings), idmap::set_up_id(&self.linux.gid_mappings))
+        (idmap::set_up_id(&self.ids.uids), idmap::set_up_id(&self.ids.gids))
     }
 
     /// The ids of the container's root, as whoever makes its files sees them: what such a file must belong to.
@@ -153,7 +168,7 @@ impl<'a> Plan<'a> {
             return self.set_up_ids();
         }
         let host = |map: &[IdMapping]| map.iter().find(|m| m.container_id == 0).map_or(0, |m| m.host_id);
-        (host(&self.linux.uid_mappings), host(&self.linux.gid_mappings))
+        (host(&self.ids.uids), host(&self.ids.gids))
     }
 }
 
@@ -230,27 +245,21 @@ fn check_process(process: &Process, terminal: bool) -> Result<()> {
 }
 
 /// What an ordinary user has no privilege for.
-fn check_ordinary(new: Namespaces, door: &Door) -> Result<()> {
+fn check_ordinary(linux: &Linux, chosen: &Chosen) -> Result<()> {
     let refuse = |sentence: &str| Err(Error::new(ErrorKind::Unsupported, sentence));
-    if !new.contains(Namespaces::USER) {
+    if !chosen.new.contains(Namespaces::USER) {
         return refuse("linux.namespaces: an ordinary user needs a new user namespace for a container");
     }
-    if !door.is_closed() {
+    if !chosen.door.is_closed() {
         return refuse(
-            "linux.namespaces: an ordinary user can neither join the namespaces of others by path nor set              linux.timeOffsets",
+            "linux.namespaces: an ordinary user can neither join the namespaces of others by path nor set \
+             linux.timeOffsets",
         );
     }
-    Ok(())
-}
-
-/// What is not done yet is refused, never ignored.
-fn refuse_unsupported(linux: &Linux) -> Result<()> {
-    let unsupported =
-        [("linux.netDevices", !linux.net_devices.is_empty()), ("linux.mountLabel", !linux.mount_label.is_empty())];
-    match unsupported.iter().find(|(_, present)| *present) {
-        Some((field, _)) => Err(Error::new(ErrorKind::Unsupported, format!("{field} is not supported yet"))),
-        None => Ok(()),
+    if !linux.net_devices.is_empty() {
+        return refuse("linux.netDevices: an ordinary user has no network devices to give away");
     }
+    Ok(())
 }
 
 pub(crate) fn namespace_flag(kind: NamespaceKind) -> Namespaces {
@@ -339,13 +348,13 @@ fn check_sysctls<'j>(
     Ok(())
 }
 
-fn check_mappings(linux: &Linux, user_namespace: bool) -> Result<()> {
+fn check_mappings(linux: &Linux, user_namespace: bool, joined: bool) -> Result<()> {
     for (field, map) in [("linux.uidMappings", &linux.uid_mappings), ("linux.gidMappings", &linux.gid_mappings)] {
         if user_namespace && map.is_empty() {
             return Err(wrong(field, "is empty, and there is a new user namespace"));
         }
-        if !user_namespace && !map.is_empty() {
-            return Err(wrong(field, "is set without a new user namespace"));
+        if !user_namespace && !joined && !map.is_empty() {
+            return Err(wrong(field, "is set without a user namespace"));
         }
         let fits = |m: &IdMapping| {
             m.size > 0 && m.container_id.checked_add(m.size).is_some() && m.host_id.checked_add(m.size).is_some()
@@ -388,7 +397,9 @@ mod tests {
             (r#"["x"]"#, "[]", "process.args"),
             (r#""cwd": "/""#, r#""cwd": "x""#, "process.cwd"),
             (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "mount"}"#, "linux.namespaces"),
-            (r#"{"type": "mount"}"#, r#"{"type": "pid"}"#, "linux.namespaces"),
+            (r#"{"type": "mount"}"#, r#"{"type": "user"}"#, "linux.namespaces"),
+            (r#""namespaces""#, r#""mountLabel": "a\nb", "namespaces""#, "linux.mountLabel"),
+            (r#""namespaces""#, r#""netDevices": {"eth9": {}}, "namespaces""#, "linux.netDevices"),
             (r#"{"type": "mount"}"#, r#"{"type": "mount"}, {"type": "user"}"#, "linux.uidMappings"),
             (r#""linux""#, r#""hostname": "h", "linux""#, "hostname"),
             (r#""linux""#, r#""domainname": "d", "linux""#, "domainname"),

@@ -8,10 +8,12 @@ use sys::mount::{Attributes, Change, NewFs, Propagation};
 use sys::{Context as _, Errno};
 
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::launch::Bundle;
+use crate::launch::{Bundle, Rootfs};
 use crate::mount_plan::{MountPlan, Source};
+use crate::mounts;
+use crate::namespaces::MountSpace;
 use crate::plan::{Confinement, Plan, wrong};
-use crate::{copy_up, devices, new_mounts};
+use crate::{copy_up, devices, move_root, new_mounts};
 
 /// Magic numbers of procfs and sysfs (statfs(2)).
 const PROC: i64 = 0x9fa0;
@@ -103,14 +105,23 @@ pub(crate) fn assemble(
     own: &mut Own,
     callers: Vec<OwnedFd>,
     names: &[String],
+    bundle: Option<&Bundle<'_>>,
     stage: Option<&Stage>,
     hooks: impl FnOnce() -> Result<()>,
 ) -> Result<OwnedFd> {
-    leave_chroot()?;
     let mut callers = callers.into_iter();
+    if plan.mount_space != MountSpace::New {
+        return assemble_apart(plan, own, callers, names, bundle, stage, hooks);
+    }
+    leave_chroot()?;
     let root = callers.next().ok_or_else(missing)?;
+    let no_pivot = bundle.is_some_and(|bundle| bundle.no_pivot);
     let Some(stage) = stage else {
-        enter_root(&root)?;
+        if no_pivot {
+            move_root::enter(&root)?;
+        } else {
+            enter_root(&root)?;
+        }
         attach_all(plan, own, &root, callers, names)?;
         return Ok(root);
     };
@@ -119,9 +130,47 @@ pub(crate) fn assemble(
     attach_all(plan, own, &root, callers, names)?;
     rustix::process::fchdir(&stage.bundle).at("fchdir", "the bundle").doing(what)?;
     hooks()?;
-    rustix::process::fchdir(&root).at("fchdir", "the new root").doing(what)?;
-    sys::mount::pivot_to_cwd().doing(what)?;
+    if no_pivot {
+        move_root::enter(&root)?;
+    } else {
+        rustix::process::fchdir(&root).at("fchdir", "the new root").doing(what)?;
+        sys::mount::pivot_to_cwd().doing(what)?;
+    }
     Ok(root)
+}
+
+/// As [`assemble`], in a mount namespace that others are in too: nothing there changes. The root and what is mounted
+/// below it stay a tree of their own, attached nowhere, which only this process and its children see and which goes with
+/// the last of them.
+fn assemble_apart(
+    plan: &Plan<'_>,
+    own: &mut Own,
+    mut callers: std::vec::IntoIter<OwnedFd>,
+    names: &[String],
+    bundle: Option<&Bundle<'_>>,
+    stage: Option<&Stage>,
+    hooks: impl FnOnce() -> Result<()>,
+) -> Result<OwnedFd> {
+    let root = match plan.mount_space {
+        MountSpace::Joined => root_in_joined(plan, bundle)?,
+        MountSpace::New | MountSpace::Callers => callers.next().ok_or_else(missing)?,
+    };
+    attach_all(plan, own, &root, callers, names)?;
+    let what = || "cannot enter the root file system".to_owned();
+    if let Some(stage) = stage {
+        rustix::process::fchdir(&stage.bundle).at("fchdir", "the bundle").doing(what)?;
+        hooks()?;
+    }
+    rustix::process::fchdir(&root).at("fchdir", "the new root").doing(what)?;
+    rustix::process::chroot(".").at("chroot", "the new root").doing(what)?;
+    Ok(root)
+}
+
+/// The bundle's root file system as the namespace that was joined has it.
+fn root_in_joined(plan: &Plan<'_>, bundle: Option<&Bundle<'_>>) -> Result<OwnedFd> {
+    let (Some(bundle), Some(root)) = (bundle, &plan.spec.root) else { return Err(wrong("root", "is missing")) };
+    let rootfs = Rootfs::AsIs(bundle.dir.join(&root.path));
+    mounts::make_root(plan, &rootfs, None)
 }
 
 fn missing() -> Error {
@@ -135,20 +184,21 @@ fn attach_all(
     mut callers: std::vec::IntoIter<OwnedFd>,
     names: &[String],
 ) -> Result<()> {
+    let apart = plan.mount_space != MountSpace::New;
     let mut news = std::mem::take(&mut own.mounts).into_iter();
     for mount in &plan.mounts {
         match &mount.source {
             Source::Dev if !plan.makes_dev() => {
                 let made = callers.next().ok_or_else(missing)?;
-                attach(root, mount, &made)?;
+                attach(root, mount, &made, apart)?;
             }
             Source::New { .. } | Source::Dev => {
                 let made = news.next().ok_or_else(missing)?;
-                attach(root, mount, &made)?;
+                attach(root, mount, &made, apart)?;
             }
             Source::Cgroup => {
                 let made = callers.next().ok_or_else(missing)?;
-                attach(root, mount, &made)?;
+                attach(root, mount, &made, apart)?;
                 for name in names {
                     let group = callers.next().ok_or_else(missing)?;
                     attach_at(&made, Path::new(name), &group)
@@ -157,7 +207,7 @@ fn attach_all(
             }
             Source::Bind { .. } => {
                 let made = callers.next().ok_or_else(missing)?;
-                attach(root, mount, &made)?;
+                attach(root, mount, &made, apart)?;
             }
             Source::Link { to } => link_like(root, mount, to)?,
         }
@@ -214,8 +264,9 @@ fn enter_root(root: &OwnedFd) -> Result<()> {
     sys::mount::pivot_to_cwd().doing(what)
 }
 
-/// Attaches `made` at the mount's place, which is made when missing.
-pub(crate) fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Result<()> {
+/// Attaches `made` at the mount's place, which is made when missing; `apart` is whether the root is a tree that is attached
+/// nowhere.
+pub(crate) fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd, apart: bool) -> Result<()> {
     let what = || format!("cannot attach the mount at {}", mount.target.display());
     let (target, new) = target(root, mount, made)?;
     if let Source::New { kind, .. } = &mount.source
@@ -223,12 +274,13 @@ pub(crate) fn attach(root: &OwnedFd, mount: &MountPlan, made: &OwnedFd) -> Resul
     {
         fill(mount, &target, made, new).doing(|| format!("cannot fill {}", mount.target.display()))?;
     }
-    sys::mount::attach(made, &target, mount.target.display()).doing(what)?;
-    if let (Source::New { .. }, Some((propagation, recursive))) = (&mount.source, mount.propagation) {
-        let change = Change { propagation: Some(propagation), recursive, ..Change::default() };
-        sys::mount::set_attributes(made, &change).doing(what)?;
-    }
-    Ok(())
+    sys::mount::attach(made, &target, mount.target.display()).map_err(|cause| {
+        if apart && cause.errno() == Errno::INVAL {
+            let sentence = format!("{}: without a mount namespace of its own Linux 6.15 is needed for that", what());
+            return Error::system(sentence, cause).with_kind(ErrorKind::Unsupported);
+        }
+        Error::system(what(), cause)
+    })
 }
 
 /// Gives the tmpfs `made` what it is to begin with: the mode of its mount point, unless a mode was asked for or the mount
@@ -347,7 +399,7 @@ pub(crate) fn protect(plan: &Plan<'_>, root: &OwnedFd) -> Result<()> {
                     sys::mount::attach(copy, &target, path).doing(what)?;
                 }
                 None => {
-                    let made = empty_directory().doing(what)?;
+                    let made = empty_directory(plan).doing(what)?;
                     sys::mount::attach(&made, &target, path).doing(what)?;
                     empty = Some(made);
                 }
@@ -402,11 +454,12 @@ fn existing(root: &OwnedFd, path: &str) -> sys::Result<Option<OwnedFd>> {
     }
 }
 
-fn empty_directory() -> sys::Result<OwnedFd> {
+fn empty_directory(plan: &Plan<'_>) -> sys::Result<OwnedFd> {
     let fs = NewFs::open("tmpfs")?;
     for (key, value) in [("source", "tmpfs"), ("size", "0"), ("nr_inodes", "1"), ("mode", "755")] {
         fs.set(key, value)?;
     }
+    mounts::label(&fs, plan, "tmpfs")?;
     fs.mount(Attributes::RDONLY | Attributes::NOSUID | Attributes::NODEV | Attributes::NOEXEC)
 }
 

@@ -135,7 +135,7 @@ fn attach(root: &OwnedFd, plan: &MountPlan, bind: Option<OwnedFd>) -> Result<Own
         (_, Some(bind)) => bind,
         (_, None) => return Err(wrong("mounts", "is no bind mount")),
     };
-    rootfs::attach(root, plan, &made)?;
+    rootfs::attach(root, plan, &made, false)?;
     Ok(made)
 }
 

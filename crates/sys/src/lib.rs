@@ -17,6 +17,7 @@ pub mod notification;
 pub mod overlay;
 pub mod process;
 pub mod pty;
+pub mod route;
 pub mod schedule;
 pub mod sealed;
 pub mod seccomp;

@@ -98,6 +98,27 @@ fn a_tmpfs_begins_with_what_it_covers() {
 }
 
 #[test]
+fn attributes_of_a_whole_tree_are_a_new_file_systems_too() {
+    let host = Host::new();
+    let command = "grep ' /n ' /proc/self/mountinfo | cut -d' ' -f6; touch /n/x 2>&1; touch /w/x && echo written; \
+                   echo filled; ls /f; touch /f/x 2>&1";
+    let dir = bundle(&host, "b", &["sh", "-c", command]);
+    std::fs::create_dir_all(dir.join("rootfs/f/there")).expect("made");
+    edit(&dir, |config| {
+        let options = ["rro", "rnosuid", "rnoexec", "rnoatime"];
+        add_mount(config, json!({"destination": "/n", "type": "tmpfs", "source": "tmpfs", "options": options}));
+        add_mount(config, json!({"destination": "/w", "type": "tmpfs", "source": "tmpfs", "options": ["ro", "rrw"]}));
+        add_mount(
+            config,
+            json!({"destination": "/f", "type": "tmpfs", "source": "tmpfs", "options": ["rro", "tmpcopyup"]}),
+        );
+    });
+    let expected = "ro,nosuid,noexec,noatime\ntouch: /n/x: Read-only file system\nwritten\nfilled\nthere\n\
+                    touch: /f/x: Read-only file system";
+    assert_eq!(runtime(&host, &["run", "--bundle", &path(&dir), &unique("rro")]).exits(1).out(), expected);
+}
+
+#[test]
 fn links_are_followed_inside_the_root_or_not_at_all() {
     let host = Host::new();
     let dir = bundle(&host, "b", &["sh", "-c", "cat /real/file; cat /link; readlink /copy; readlink /self"]);

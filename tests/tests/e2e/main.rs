@@ -34,6 +34,7 @@ mod runtime_face;
 mod runtime_filters;
 mod runtime_mounts;
 mod runtime_namespaces;
+mod runtime_places;
 mod runtime_process;
 mod runtime_seccomp;
 mod save;

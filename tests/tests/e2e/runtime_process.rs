@@ -183,6 +183,26 @@ fn a_label_nobody_enforces_is_refused() {
 }
 
 #[test]
+fn a_label_of_mounts_is_for_selinux_only() {
+    let host = Host::new();
+    let label = "system_u:object_r:container_file_t:s0";
+    let dir = bundle(&host, "b", "grep -c 'context=' /proc/mounts", |config| {
+        config["linux"]["mountLabel"] = json!(label);
+    });
+    let (log, path) = (text(&dir.join("log")), text(&dir));
+    let output =
+        runtime(&host, &["--log", &log, "--log-format", "json", "run", "--bundle", &path, &unique("mount-label")]);
+    if std::fs::read_to_string("/sys/fs/selinux/enforce").is_ok() {
+        assert_ne!(output.ok().out(), "0", "what is new has the label");
+    } else {
+        assert_eq!(output.exits(1).out(), "0");
+        let lines = std::fs::read_to_string(&log).expect("a log");
+        assert!(lines.contains("linux.mountLabel is passed over"), "{lines}");
+    }
+    host.assert_clean();
+}
+
+#[test]
 fn only_descriptors_of_the_caller_are_handed_on() {
     let host = Host::new();
     let id = unique("fds");

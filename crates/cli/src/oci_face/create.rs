@@ -46,9 +46,6 @@ pub(super) fn create(global: &Flags, flags: &Flags) -> Result<i32, Failure> {
 /// Makes the container that the flags describe, up to and including its start where that is asked for. A failure leaves
 /// nothing. `handed` is what [`handed_on`] found.
 pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start) -> Result<Made, Failure> {
-    if flags.is("no-pivot") {
-        return Err(Failure::new("--no-pivot is not supported: the root is always changed by pivot_root"));
-    }
     let bundle = bundle_directory(flags.get("bundle"))?;
     let config = bundle.join(flags.get("config").unwrap_or("config.json"));
     let (mut bytes, mut spec) = read_config(&config)?;
@@ -69,7 +66,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
     let preserve = preserved(handed)?;
     let stdio = match &spec.process {
         Some(process) => {
-            warn_of_unknown(global, process);
+            warn_of_unknown(global, &spec, process);
             stdio(process, flags.get("console-socket"), start != Start::Attached)?
         }
         // "This property is REQUIRED when start is called" (config.md, "Process"), and not before.
@@ -104,6 +101,7 @@ pub(super) fn make(global: &Flags, flags: &Flags, handed: &[bool], start: Start)
             dir: &record.bundle,
             gate,
             private: &[lock.as_fd()],
+            no_pivot: flags.is("no-pivot"),
             new_keyring: !flags.is("no-new-keyring"),
             groups,
             ordinary,
@@ -166,8 +164,12 @@ pub(super) fn new_record(id: &str, spec: &Spec, bundle: PathBuf, groups: Groups<
     })
 }
 
-/// Capabilities that nobody knows are passed over with a warning (`config.md`, "Linux Process").
-fn warn_of_unknown(global: &Flags, process: &Process) {
+/// What is passed over is said: capabilities that nobody knows (`config.md`, "Linux Process"), labels of a module that is
+/// not there.
+fn warn_of_unknown(global: &Flags, spec: &Spec, process: &Process) {
+    if let Some(warning) = runtime::unused_label(spec) {
+        failure::warn(global, warning);
+    }
     if let Some(sets) = &process.capabilities {
         for unknown in runtime::capability::Capabilities::from_oci(sets).1 {
             failure::warn(global, &format!("process.capabilities: {unknown}"));

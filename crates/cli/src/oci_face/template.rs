@@ -140,7 +140,7 @@ fn abilities() -> Value {
                 "flags": ["MPOL_F_NUMA_BALANCING", "MPOL_F_RELATIVE_NODES", "MPOL_F_STATIC_NODES"],
             },
             "mountExtensions": {"idmap": {"enabled": true}},
-            "netDevices": {"enabled": false},
+            "netDevices": {"enabled": true},
         },
         "annotations": {"org.lighter.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": [
