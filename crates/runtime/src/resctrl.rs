@@ -52,6 +52,21 @@ pub(crate) fn make(spec: &Spec, id: &str) -> Result<Option<Groups>> {
     make_in(Path::new(ROOT), request).map(Some)
 }
 
+/// The directories that [`create_bundle`](crate::create_bundle) would make, in the order in which they are to be removed:
+/// for a record that is written before, so that they are found again should the maker be killed.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for a mistake in `linux.intelRdt`.
+pub fn to_be_made(spec: &Spec, id: &str) -> Result<Vec<String>> {
+    let Some(rdt) = spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) else { return Ok(Vec::new()) };
+    Ok(missing_in(Path::new(ROOT), Request::new(rdt, id)?))
+}
+
+fn missing_in(root: &Path, request: Request) -> Vec<String> {
+    let group = Some(request.group).filter(|group| !group.is_empty() && !request.named_only);
+    request.monitoring.into_iter().chain(group).filter(|name| !root.join(name).exists()).collect()
+}
+
 /// The groups of a container that was made before, for a further process of its.
 pub(crate) fn existing(spec: &Spec, id: &str) -> Result<Option<Groups>> {
     let Some(rdt) = spec.linux.as_ref().and_then(|linux| linux.intel_rdt.as_ref()) else { return Ok(None) };
@@ -274,8 +289,10 @@ mod tests {
     fn only_what_was_made_is_removed() {
         let root = tree("made");
         let json = r#"{"closID": "there", "schemata": ["L3:0=3"], "enableMonitoring": true}"#;
+        assert_eq!(missing_in(&root, request(json).expect("valid")), ["there/mon_groups/c1"]);
         let groups = make_in(&root, request(json).expect("valid")).expect("made");
         assert_eq!(groups.made, ["there/mon_groups/c1"]);
+        assert_eq!(missing_in(&root, request(json).expect("valid")), Vec::<String>::new(), "it is somebody's");
         assert_eq!(std::fs::read_to_string(root.join("there/schemata")).expect("read"), "L3:0=3\n");
         std::fs::write(root.join("there/mon_groups/c1/tasks"), "").expect("the kernel's file");
         groups.enter(42).expect("entered");
@@ -285,6 +302,18 @@ mod tests {
         remove_in(&root, &groups.made).expect("removed");
         remove_in(&root, &groups.made).expect("gone is as good");
         assert!(root.join("there").is_dir() && !root.join("there/mon_groups/c1").exists());
+        std::fs::remove_dir_all(root).expect("removed");
+    }
+
+    #[test]
+    fn what_is_going_to_be_made_is_known_before() {
+        let root = tree("before");
+        let missing = |json: &str| missing_in(&root, request(json).expect("valid"));
+        assert_eq!(missing(r#"{"schemata": ["L3:0=3"], "enableMonitoring": true}"#), ["c1/mon_groups/c1", "c1"]);
+        assert_eq!(missing(r#"{"closID": "/", "enableMonitoring": true}"#), ["mon_groups/c1"]);
+        for json in [r#"{"closID": "/"}"#, r#"{"closID": "absent"}"#, r#"{"closID": "there", "schemata": ["x"]}"#] {
+            assert_eq!(missing(json), Vec::<String>::new(), "{json}");
+        }
         std::fs::remove_dir_all(root).expect("removed");
     }
 

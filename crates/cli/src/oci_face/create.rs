@@ -159,7 +159,7 @@ pub(super) fn new_record(id: &str, spec: &Spec, bundle: PathBuf, groups: Groups<
         unit: None,
         creator: ProcessId::of(std::process::id())?,
         process: None,
-        resctrl: Vec::new(),
+        resctrl: runtime::resctrl::to_be_made(spec, id)?,
         annotations: spec.annotations.clone(),
     })
 }
