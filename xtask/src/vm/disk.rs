@@ -14,7 +14,7 @@ use crate::{Outcome, packages, say};
 const SUITE: &str = "trixie";
 
 /// What the tests call, what the guest's script calls, and what the systemd guest needs.
-const PACKAGES: [&str; 18] = [
+const PACKAGES: [&str; 19] = [
     "apache2-utils",
     "apparmor",
     "busybox-static",
@@ -28,6 +28,7 @@ const PACKAGES: [&str; 18] = [
     "netavark",
     "procps",
     "skopeo",
+    "strace",
     "systemd",
     "systemd-sysv",
     "uidmap",
