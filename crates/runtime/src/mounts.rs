@@ -29,7 +29,7 @@ pub(crate) fn make(
     let mut mounts = Vec::new();
     // What is in a mount namespace that is joined only the process finds.
     if plan.mount_space != MountSpace::Joined {
-        mounts.push(make_root(plan, rootfs, userns)?);
+        mounts.push(make_root(plan, rootfs, cgroup.is_some(), userns)?);
     }
     // A bundle's ids are its maker's affair; elsewhere files keep their owners on both sides.
     let map_binds = !matches!(rootfs, Rootfs::AsIs(_));
@@ -260,8 +260,13 @@ pub(crate) fn label(fs: &NewFs, plan: &Plan<'_>, kind: &str) -> sys::Result<()> 
     }
 }
 
-/// The root file system, detached.
-pub(crate) fn make_root(plan: &Plan<'_>, rootfs: &Rootfs, userns: Option<BorrowedFd<'_>>) -> Result<OwnedFd> {
+/// The root file system, detached. `guarded` is whether a control group decides on devices.
+pub(crate) fn make_root(
+    plan: &Plan<'_>,
+    rootfs: &Rootfs,
+    guarded: bool,
+    userns: Option<BorrowedFd<'_>>,
+) -> Result<OwnedFd> {
     let tree = match rootfs {
         Rootfs::Directory(path) => {
             let what = || format!("cannot use {} as the root file system", path.display());
@@ -282,8 +287,8 @@ pub(crate) fn make_root(plan: &Plan<'_>, rootfs: &Rootfs, userns: Option<Borrowe
         }
     };
     // Device nodes of an image are dead; the ones of /dev sit on their own mount. Without a user namespace MKNOD may
-    // have been granted, whose nodes must then work: the control group decides.
-    let set = if plan.has_user_namespace() { Attributes::NODEV } else { Attributes::empty() };
+    // have been granted, whose nodes must then work: the control group decides. Without one nobody would.
+    let set = if plan.has_user_namespace() || !guarded { Attributes::NODEV } else { Attributes::empty() };
     // The one that hears of the host's later mounts has to stay related to where it was copied from.
     let propagation = if matches!(plan.linux.rootfs_propagation.as_str(), "slave" | "rslave") {
         Propagation::Slave

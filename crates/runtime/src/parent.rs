@@ -4,8 +4,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
+use oci::runtime::NamespaceKind;
 use sys::process::{Child, CloneArgs};
 
+use crate::capability::Capability;
 use crate::cgroup::Cgroup;
 use crate::created::Created;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,6 +83,9 @@ fn make_in_groups(
             Groups::Own(&path)
         }
     };
+    if matches!(groups, Groups::None) {
+        refuse_unguarded(plan)?;
+    }
     let asker = Asker { linux: plan.linux, id: plan.id, ordinary: plan.ordinary };
     let mut grouped = grouping::make(&asker, groups)?;
     let mut made = clone_first(plan, launch, bundle, &grouped, rdt);
@@ -105,6 +110,20 @@ fn make_in_groups(
             Err(error)
         }
     }
+}
+
+/// Refuses a container without a control group that could make the nodes of devices it is denied: with the host's root's
+/// privilege, which is not an ordinary user's nor that of a user namespace.
+fn refuse_unguarded(plan: &Plan<'_>) -> Result<()> {
+    let makes = plan.confinement.capabilities.bounding.contains(Capability::Mknod);
+    let denied = plan.linux.resources.as_ref().is_some_and(|r| r.devices.iter().any(|rule| !rule.allow));
+    let is_roots = plan.linux.namespaces.iter().all(|namespace| namespace.kind != NamespaceKind::User);
+    if makes && denied && is_roots && !plan.ordinary && !sys::process::in_user_namespace() {
+        let sentence = "linux.resources.devices: control groups are disabled, and CAP_MKNOD would make nodes of the devices \
+                        that are denied: take it from process.capabilities, or give the container a user namespace";
+        return Err(Error::new(ErrorKind::Unsupported, sentence));
+    }
+    Ok(())
 }
 
 /// Who gets the listener of the container's filter.

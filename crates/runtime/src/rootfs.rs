@@ -8,7 +8,7 @@ use sys::mount::{Attributes, Change, NewFs, Propagation};
 use sys::{Context as _, Errno};
 
 use crate::error::{Doing, Error, ErrorKind, Result};
-use crate::launch::{Bundle, Rootfs};
+use crate::launch::{Bundle, Groups, Rootfs};
 use crate::mount_plan::{MountPlan, Source};
 use crate::mounts;
 use crate::namespaces::MountSpace;
@@ -151,8 +151,10 @@ fn assemble_apart(
     stage: Option<&Stage>,
     hooks: impl FnOnce() -> Result<()>,
 ) -> Result<OwnedFd> {
+    // Whether a control group decides on devices.
+    let guarded = bundle.is_none_or(|bundle| !matches!(bundle.groups, Groups::None));
     let root = match plan.mount_space {
-        MountSpace::Joined => root_in_joined(plan, bundle)?,
+        MountSpace::Joined => root_in_joined(plan, bundle, guarded)?,
         MountSpace::New | MountSpace::Callers => callers.next().ok_or_else(missing)?,
     };
     attach_all(plan, own, &root, callers, names)?;
@@ -167,10 +169,10 @@ fn assemble_apart(
 }
 
 /// The bundle's root file system as the namespace that was joined has it.
-fn root_in_joined(plan: &Plan<'_>, bundle: Option<&Bundle<'_>>) -> Result<OwnedFd> {
+fn root_in_joined(plan: &Plan<'_>, bundle: Option<&Bundle<'_>>, guarded: bool) -> Result<OwnedFd> {
     let (Some(bundle), Some(root)) = (bundle, &plan.spec.root) else { return Err(wrong("root", "is missing")) };
     let rootfs = Rootfs::AsIs(bundle.dir.join(&root.path));
-    mounts::make_root(plan, &rootfs, None)
+    mounts::make_root(plan, &rootfs, guarded, None)
 }
 
 fn missing() -> Error {

@@ -601,6 +601,36 @@ fn containers_do_without_control_groups() {
     host.assert_clean();
 }
 
+/// No control group keeps such a container from the host's devices, so that no node may work there: not one that its
+/// image brings, and not one that it makes.
+#[test]
+fn without_control_groups_there_are_no_more_devices() {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    let host = Host::new();
+    let id = runtime_process::unique("devices");
+    let opens = "(: < /full) && echo opened; mknod /dev/d c 1 7 && (: < /dev/d) && echo made; echo ran";
+    let dir = runtime_process::bundle(&host, "b", opens, |config| {
+        config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    let mode = Mode::from_raw_mode(0o666);
+    mknodat(CWD, dir.join("rootfs/full"), FileType::CharacterDevice, mode, makedev(1, 7)).expect("a node");
+    let disabled = || runtime(&host, &["--cgroup-manager", "disabled", "run", "--bundle", &text(&dir), &id]);
+    assert_eq!(disabled().ok().out(), "ran");
+
+    let path = dir.join("config.json");
+    let read = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON") };
+    let mut config = read();
+    for set in ["bounding", "effective", "permitted"] {
+        config["process"]["capabilities"][set] = json!(["CAP_MKNOD"]);
+    }
+    std::fs::write(&path, config.to_string()).expect("written");
+    let output = disabled();
+    assert!(output.exits(1).err().contains("linux.resources.devices: control groups are disabled"), "{output}");
+    let output = run(&host, &dir, &id);
+    assert!(output.ok().out().ends_with("ran"), "{output}");
+    host.assert_clean();
+}
+
 #[test]
 fn a_user_namespace_of_roots_has_ids_by_default() {
     let host = Host::new();
