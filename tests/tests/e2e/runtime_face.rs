@@ -107,6 +107,31 @@ fn delete_force_ends_what_runs() {
 }
 
 #[test]
+fn delete_force_leaves_what_another_version_made() {
+    let host = Host::new();
+    let id = unique("version");
+    let dir = bundle(&host, "b", &["sleep", "1000"]);
+    assert_eq!(create(&host, &[], &dir, &id), 0);
+    runtime(&host, &["start", &id]).ok();
+    let pid = state(&host, &id)["pid"].clone();
+    let record = host.scratch("bundles").join(&id).join("state.json");
+    let ours = std::fs::read_to_string(&record).expect("a record");
+    for theirs in [ours.replace("\"version\":2", "\"version\":9"), "{\"version\":9}".to_owned()] {
+        assert_ne!(theirs, ours);
+        std::fs::write(&record, theirs).expect("written");
+        for args in [&["delete", "--force", &id][..], &["delete", "--force", "--regex", &id]] {
+            let output = runtime(&host, args);
+            assert!(output.exits(1).err().contains("the version of lighter-runtime that made it"), "{output}");
+        }
+    }
+    std::fs::write(&record, ours).expect("written");
+    let now = state(&host, &id);
+    assert_eq!((&now["status"], &now["pid"]), (&"running".into(), &pid));
+    runtime(&host, &["delete", "--force", &id]).ok();
+    host.assert_clean();
+}
+
+#[test]
 fn bad_bundles_are_refused() {
     let host = Host::new();
     let dir = bundle(&host, "b", &["no-such-command"]);

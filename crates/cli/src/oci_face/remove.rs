@@ -32,6 +32,10 @@ fn delete_one(global: &Flags, store: &Store, id: &str, force: bool) -> Result<()
     let lock = container.lock()?;
     let record = match container.record() {
         Ok(Some(record)) => record,
+        // Its processes and its control group would stay, and nobody would know of them any more.
+        Err(error) if container.is_other_versions() => {
+            return Err(error.within("delete it with the version of lighter-runtime that made it"));
+        }
         // Whoever made it was killed at the very beginning, or the record is damaged: the directory is all there is to
         // be found of it.
         Ok(None) | Err(_) if force => return container.remove(Some(lock)),

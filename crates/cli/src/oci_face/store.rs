@@ -310,6 +310,17 @@ impl Container {
         Ok(Some(record))
     }
 
+    /// Whether the record is another version's, which knows what belongs to the container, as this one does not.
+    pub(super) fn is_other_versions(&self) -> bool {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
+        let record = self.read(RECORD).ok().flatten();
+        let version = record.and_then(|bytes| serde_json::from_slice::<Version>(&bytes).ok());
+        version.is_some_and(|found| !(1..=RECORD_VERSION).contains(&found.version))
+    }
+
     /// The record of a container that was made whole.
     pub(super) fn whole_record(&self) -> Result<Record, Failure> {
         self.record()?.ok_or_else(|| absent(&self.id))
