@@ -7,17 +7,19 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use oci::image::{Descriptor, media_type};
 use oci::{Digest, Platform, Reference};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use sys::Context;
+use sys::fs::Lock;
 
-use crate::content::{open_or_make_path, random_name, read_bounded};
+use crate::content::{open_or_make_path, read_bounded};
 use crate::{Error, Result};
 
 /// Version of the records this program writes.
@@ -26,6 +28,10 @@ const VERSION: u32 = 1;
 const ENTRIES_MAX: usize = 1000;
 /// Largest record read, in bytes.
 const RECORD_MAX: u64 = 64 << 20;
+/// A list in the making.
+const TEMP: &str = "new.tmp";
+/// How long others may be at work here: they write one file.
+const LOCK_LIMIT: Duration = Duration::from_secs(10);
 
 /// One manifest of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,7 +109,7 @@ impl ListStore {
         change: impl FnOnce(Option<Vec<ListEntry>>) -> Result<Vec<ListEntry>, E>,
     ) -> Result<(), E> {
         let dir = open_or_make_path(&self.dir)?;
-        let _lock = lock(&dir)?;
+        let _lock = lock(&dir, LOCK_LIMIT)?;
         let entries = change(self.get(name)?)?;
         Ok(write(&dir, name, &entries)?)
     }
@@ -114,7 +120,7 @@ impl ListStore {
     /// System call errors.
     pub fn remove(&self, name: &Reference) -> Result<bool> {
         let dir = open_or_make_path(&self.dir)?;
-        let _lock = lock(&dir)?;
+        let _lock = lock(&dir, LOCK_LIMIT)?;
         let file = file_name(name);
         match rustix::fs::unlinkat(&dir, &file, AtFlags::empty()) {
             Ok(()) => {
@@ -131,15 +137,10 @@ fn file_name(name: &Reference) -> String {
     format!("{}.json", name.file_name())
 }
 
-fn lock(dir: &OwnedFd) -> Result<OwnedFd> {
+fn lock(dir: &OwnedFd, limit: Duration) -> Result<Lock> {
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let lock = rustix::fs::openat(dir, "lock", flags, Mode::from_raw_mode(0o600)).at("openat", "lock")?;
-    while let Err(errno) = rustix::fs::flock(&lock, FlockOperation::LockExclusive) {
-        if errno != Errno::INTR {
-            return Err(sys::Error::new("flock", "manifests/lock", errno).into());
-        }
-    }
-    Ok(lock)
+    Ok(Lock::take(lock, limit)?)
 }
 
 fn write(dir: &OwnedFd, name: &Reference, entries: &[ListEntry]) -> Result<()> {
@@ -155,19 +156,18 @@ fn write(dir: &OwnedFd, name: &Reference, entries: &[ListEntry]) -> Result<()> {
     let file = file_name(name);
     let bytes = serde_json::to_vec(&record).map_err(|error| Error::malformed(&file, error.to_string()))?;
     // The lock is held: whatever has this name was left by a writer that died.
-    let temp = format!("{}.tmp", random_name()?);
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
-    let fd = rustix::fs::openat(dir, &temp, flags, Mode::from_raw_mode(0o600)).at("openat", &temp)?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(dir, TEMP, flags, Mode::from_raw_mode(0o600)).at("openat", TEMP)?;
     let mut out = File::from(fd);
     let written = out
         .write_all(&bytes)
         .at("write", &file)
         .and_then(|()| rustix::fs::fsync(&out).at("fsync", &file))
-        .and_then(|()| rustix::fs::renameat(dir, &temp, dir, &file).at("renameat", &file))
+        .and_then(|()| rustix::fs::renameat(dir, TEMP, dir, &file).at("renameat", &file))
         .and_then(|()| rustix::fs::fsync(dir).at("fsync", &file));
     if written.is_err() {
         // The error that made the temporary file useless is the one to report.
-        let _ = rustix::fs::unlinkat(dir, &temp, AtFlags::empty());
+        let _ = rustix::fs::unlinkat(dir, TEMP, AtFlags::empty());
     }
     Ok(written?)
 }
@@ -275,6 +275,22 @@ mod tests {
         assert!(matches!(store.get(&name), Err(Error::DamagedRecord { .. })));
         assert!(store.remove(&name).expect("removed"));
         assert!(!store.remove(&name).expect("not there"));
+    }
+
+    #[test]
+    fn a_writer_waits_so_long_and_takes_over_what_another_left() {
+        let dir = TempDir::new("lists-lock");
+        let store = ListStore::new(dir.path());
+        let handle = open_or_make_path(dir.path()).expect("opened");
+        let held = lock(&handle, LOCK_LIMIT).expect("free");
+        assert!(lock(&handle, Duration::from_millis(5)).is_err());
+        drop(held);
+        std::fs::write(dir.path().join(TEMP), "x".repeat(4096)).expect("written");
+        let name: Reference = "reg.example/app:1".parse().expect("a name");
+        let first = entry("reg.example/app:amd64", b"{}", &Platform::new("linux", "amd64", ""));
+        store.change(&name, |_| Ok::<_, Error>(vec![first.clone()])).expect("written");
+        assert_eq!(store.get(&name).expect("reads"), Some(vec![first]));
+        assert!(!dir.path().join(TEMP).exists());
     }
 
     #[test]
