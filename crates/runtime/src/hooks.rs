@@ -145,10 +145,12 @@ fn run_one(name: &str, hook: &Hook, input: OwnedFd, state: &State<'_>, environme
     ))
 }
 
-/// A file that hooks add their output to.
+/// A file that hooks add their output to. A fifo that nobody reads is `ENXIO`: nobody would end a wait here.
 fn open_output(path: &str) -> sys::Result<OwnedFd> {
-    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).at("open", path)
+    let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o600)).at("open", path)?;
+    rustix::fs::fcntl_setfl(&file, OFlags::APPEND).at("fcntl", "F_SETFL")?;
+    Ok(file)
 }
 
 /// What a hook wrote to its standard error, for the end of a sentence.
@@ -195,6 +197,19 @@ mod tests {
         assert!(error.contains("exit code 3: /bin/sh: because"), "{error}");
         let error = run("sleep 20", Some(1)).expect_err("is late").to_string();
         assert!(error.contains("longer than 1 s"), "{error}");
+    }
+
+    #[test]
+    fn output_is_added_to_files_and_waits_for_no_reader() {
+        let path = std::env::temp_dir().join(format!("lighter-hook-output-{}", std::process::id()));
+        let text = path.to_str().expect("text");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)
+            .expect("made");
+        assert_eq!(open_output(text).expect_err("nobody reads").errno(), sys::Errno::NXIO);
+        std::fs::remove_file(&path).expect("removed");
+        let flags = rustix::fs::fcntl_getfl(open_output(text).expect("made")).expect("asked");
+        assert!(flags.contains(OFlags::APPEND) && !flags.contains(OFlags::NONBLOCK), "{flags:?}");
+        std::fs::remove_file(&path).expect("removed");
     }
 
     #[test]
