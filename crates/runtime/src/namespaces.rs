@@ -176,15 +176,7 @@ fn id_maps(file: &OwnedFd) -> Result<[Vec<IdMapping>; 2]> {
     let (ours, theirs) = Link::pair()?;
     let inside = sys::process::clone_process(&CloneArgs::default(), || {
         sys::process::close_borrowed(&ours);
-        let joined = sys::process::join(file, Namespaces::USER).doing(|| "cannot join a namespace".to_owned());
-        match joined.and_then(|()| theirs.send_ready(None)) {
-            // Ends with its caller's end of the conversation.
-            Ok(()) => theirs.await_mapped().map_or(0, |_| 0),
-            Err(error) => {
-                theirs.send_failure(&error);
-                init::exit_code(&error)
-            }
-        }
+        visit(file, &theirs)
     })
     .map_err(parent::clone_error)?;
     drop(theirs);
@@ -199,6 +191,22 @@ fn id_maps(file: &OwnedFd) -> Result<[Vec<IdMapping>; 2]> {
     drop(ours);
     parent::put_down(&inside.pidfd, Duration::from_secs(10));
     maps
+}
+
+/// The life of a process that joins a user namespace to be looked at. It still is the host's root, with the host's files:
+/// hidden from whoever is in there and sees the host's processes.
+fn visit(file: &OwnedFd, link: &Link) -> i32 {
+    let hidden = sys::process::set_undumpable().doing(|| "cannot hide the set-up from the container".to_owned());
+    let joined =
+        hidden.and_then(|()| sys::process::join(file, Namespaces::USER).doing(|| "cannot join a namespace".to_owned()));
+    match joined.and_then(|()| link.send_ready(None)) {
+        // Ends with its caller's end of the conversation.
+        Ok(()) => link.await_mapped().map_or(0, |_| 0),
+        Err(error) => {
+            link.send_failure(&error);
+            init::exit_code(&error)
+        }
+    }
 }
 
 fn read_mapping(line: &str) -> Option<IdMapping> {
@@ -368,6 +376,19 @@ mod tests {
             let error = check(&format!(r#""namespaces": [{namespaces}]"#)).map(drop).expect_err(namespaces);
             assert!(error.contains("a user namespace needs a mount namespace"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_visitor_is_hidden_before_it_joins_a_user_namespace() {
+        use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
+        let (ours, theirs) = Link::pair().expect("made");
+        let none = rustix::fs::open("/dev/null", OFlags::RDONLY, Mode::empty()).expect("opened");
+        assert_eq!(dumpable_behavior().expect("asked"), DumpableBehavior::Dumpable);
+        assert_ne!(visit(&none, &theirs), 0, "it is no namespace");
+        let then = dumpable_behavior().expect("asked");
+        set_dumpable_behavior(DumpableBehavior::Dumpable).expect("set back");
+        assert_eq!(then, DumpableBehavior::NotDumpable);
+        assert!(ours.answer(PATIENCE).expect_err("told").doing().contains("cannot join a namespace"));
     }
 
     #[test]
