@@ -59,6 +59,9 @@ pub fn exec(exec: &Exec<'_>) -> Result<Joined> {
     if joined(NamespaceKind::User) && is_callers(exec)? {
         namespaces = namespaces.without(Namespaces::USER);
     }
+    if exec.cgroup.is_none() {
+        parent::refuse_unguarded(&confinement, linux, exec.ordinary || namespaces.contains(Namespaces::USER))?;
+    }
     // A container in a mount namespace of others has a root of its own there.
     let shared = exec.spec.namespace(NamespaceKind::Mount).is_none() || joined(NamespaceKind::Mount);
     let root = if shared { Some(open_first(exec, "root", OFlags::PATH | OFlags::DIRECTORY)?) } else { None };

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use oci::runtime::NamespaceKind;
+use oci::runtime::Linux;
 use sys::process::{Child, CloneArgs};
 
 use crate::capability::Capability;
@@ -21,7 +21,7 @@ use crate::mounts;
 use crate::namespaces;
 use crate::net_devices;
 use crate::notify::Agent;
-use crate::plan::Plan;
+use crate::plan::{Confinement, Plan};
 use crate::process;
 use crate::resctrl;
 use crate::seccomp::Program;
@@ -84,7 +84,7 @@ fn make_in_groups(
         }
     };
     if matches!(groups, Groups::None) {
-        refuse_unguarded(plan)?;
+        refuse_unguarded(&plan.confinement, plan.linux, plan.ordinary || plan.has_user_namespace())?;
     }
     let asker = Asker { linux: plan.linux, id: plan.id, ordinary: plan.ordinary };
     let mut grouped = grouping::make(&asker, groups)?;
@@ -112,13 +112,12 @@ fn make_in_groups(
     }
 }
 
-/// Refuses a container without a control group that could make the nodes of devices it is denied: with the host's root's
-/// privilege, which is not an ordinary user's nor that of a user namespace.
-fn refuse_unguarded(plan: &Plan<'_>) -> Result<()> {
-    let makes = plan.confinement.capabilities.bounding.contains(Capability::Mknod);
-    let denied = plan.linux.resources.as_ref().is_some_and(|r| r.devices.iter().any(|rule| !rule.allow));
-    let is_roots = plan.linux.namespaces.iter().all(|namespace| namespace.kind != NamespaceKind::User);
-    if makes && denied && is_roots && !plan.ordinary && !sys::process::in_user_namespace() {
+/// Refuses a process without a control group that could make the nodes of devices it is denied: with the host's root's
+/// privilege, which is not an ordinary user's nor that of a user namespace (`harmless`).
+pub(crate) fn refuse_unguarded(confinement: &Confinement, linux: &Linux, harmless: bool) -> Result<()> {
+    let makes = confinement.capabilities.bounding.contains(Capability::Mknod);
+    let denied = linux.resources.as_ref().is_some_and(|r| r.devices.iter().any(|rule| !rule.allow));
+    if makes && denied && !harmless && !sys::process::in_user_namespace() {
         let sentence = "linux.resources.devices: control groups are disabled, and CAP_MKNOD would make nodes of the devices \
                         that are denied: take it from process.capabilities, or give the container a user namespace";
         return Err(Error::new(ErrorKind::Unsupported, sentence));

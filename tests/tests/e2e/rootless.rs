@@ -616,6 +616,16 @@ fn without_control_groups_there_are_no_more_devices() {
     mknodat(CWD, dir.join("rootfs/full"), FileType::CharacterDevice, mode, makedev(1, 7)).expect("a node");
     let disabled = || runtime(&host, &["--cgroup-manager", "disabled", "run", "--bundle", &text(&dir), &id]);
     assert_eq!(disabled().ok().out(), "ran");
+    let stays = runtime_process::bundle(&host, "stays", "exec sleep 1000", |config| {
+        config["linux"]["resources"] = json!({"devices": [{"allow": false, "access": "rwm"}]});
+    });
+    let mut command = host.runtime(&["--cgroup-manager=disabled", "run", "--detach", "--bundle", &text(&stays), &id]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    assert!(command.status().expect("lighter-runtime runs").success());
+    let output = runtime(&host, &["exec", "--cap", "CAP_MKNOD", &id, "mknod", "/dev/d", "c", "1", "7"]);
+    assert!(output.exits(255).err().contains("linux.resources.devices: control groups are disabled"), "{output}");
+    runtime(&host, &["exec", &id, "true"]).ok();
+    runtime(&host, &["delete", "--force", &id]).ok();
 
     let path = dir.join("config.json");
     let read = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON") };
