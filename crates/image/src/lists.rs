@@ -77,6 +77,10 @@ impl ListStore {
     /// # Errors
     /// [`Error::DamagedRecord`]; system call errors.
     pub fn get(&self, name: &Reference) -> Result<Option<Vec<ListEntry>>> {
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
+        }
         let path = self.dir.join(file_name(name));
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let fd = match rustix::fs::open(&path, flags, Mode::empty()) {
@@ -85,10 +89,11 @@ impl ListStore {
         };
         let damaged = |reason: String| Error::DamagedRecord { name: file_name(name), reason };
         let bytes = read_bounded(&mut File::from(fd), RECORD_MAX, &file_name(name))?;
-        let record: Record = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
-        if record.version != VERSION {
-            return Err(damaged(format!("version {} is not known to this program", record.version)));
+        let version: Version = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+        if version.version != VERSION {
+            return Err(Error::OtherVersion { name: file_name(name), version: version.version, known: VERSION });
         }
+        let record: Record = serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
         if record.name != *name {
             return Err(damaged("it belongs to another name".to_owned()));
         }
@@ -122,6 +127,9 @@ impl ListStore {
         let dir = open_or_make_path(&self.dir)?;
         let _lock = lock(&dir, LOCK_LIMIT)?;
         let file = file_name(name);
+        if let Err(error @ Error::OtherVersion { .. }) = self.get(name) {
+            return Err(error);
+        }
         match rustix::fs::unlinkat(&dir, &file, AtFlags::empty()) {
             Ok(()) => {
                 rustix::fs::fsync(&dir).at("fsync", &file)?;
@@ -272,6 +280,9 @@ mod tests {
         assert_eq!(store.get(&name).expect("reads"), Some(vec![first, second]));
         let path = dir.path().join("manifests").join(file_name(&name));
         std::fs::write(&path, b"{\"version\":9,\"name\":\"a:b\",\"entries\":[]}").expect("written");
+        assert!(matches!(store.get(&name), Err(Error::OtherVersion { version: 9, .. })));
+        assert!(matches!(store.remove(&name), Err(Error::OtherVersion { version: 9, .. })), "it is left alone");
+        std::fs::write(&path, b"no record").expect("written");
         assert!(matches!(store.get(&name), Err(Error::DamagedRecord { .. })));
         assert!(store.remove(&name).expect("removed"));
         assert!(!store.remove(&name).expect("not there"));

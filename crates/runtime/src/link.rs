@@ -30,7 +30,7 @@ const ATTACHED: u8 = b'a';
 const HOOKED: u8 = b'h';
 const LISTENING: u8 = b'l';
 const LOAD: u8 = b'L';
-const LISTENER: u8 = b'n';
+const LISTENER: u8 = b'i';
 
 /// What the first process says.
 #[derive(Debug)]

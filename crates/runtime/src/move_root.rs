@@ -1,8 +1,8 @@
 //! The root without pivot_root(2), for hosts whose own root is a ram disk: that one cannot be pivoted away.
 //!
 //! The new root is moved over "/" and entered by chroot(2); the old one stays below it. Who holds `CAP_SYS_ADMIN` can take
-//! the cover away and find it, so everything that was mounted on it goes first, and what cannot go is hidden. Left is the
-//! ram disk itself.
+//! the cover away and find it, so everything that was mounted on it goes first. What came from a more privileged namespace
+//! cannot go (mount_namespaces(7)): of that procfs and sysfs are covered, the rest stays with the ram disk itself.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use sys::{Context as _, Errno};
 
 use crate::cgroup::{Cgroup, Version};
-use crate::error::{Doing, Result};
+use crate::error::{Doing, Error, ErrorKind, Result};
 use crate::mount_plan::{MountPlan, Source};
 use crate::mounts;
 
@@ -33,10 +33,9 @@ pub(super) fn plans(spec: &Spec) -> Result<Vec<MountPlan>> {
 
 /// Those that are the host's. `root` is the container's root, or what will be.
 pub(super) fn list(spec: &Spec, plans: &[MountPlan], cgroup: &Cgroup, root: &OwnedFd) -> Result<Vec<External>> {
-    let what = || "cannot find the places of the container's mounts".to_owned();
     let mut found = Vec::new();
     for plan in plans {
-        let place = Path::new("/").join(sys::fs::follow_in_root(root, &plan.target).doing(what)?);
+        let place = place_of(root, &plan.target)?;
         match &plan.source {
             Source::Bind { path, recursive } => {
                 found.push(External { place, source: path.clone(), recursive: *recursive });
@@ -46,6 +45,18 @@ pub(super) fn list(spec: &Spec, plans: &[MountPlan], cgroup: &Cgroup, root: &Own
         }
     }
     Ok(found)
+}
+
+/// Where `target` is in the container, symbolic links followed: those are the image's, and criu is told
+/// `mnt[PLACE]:SOURCE`.
+fn place_of(root: &OwnedFd, target: &Path) -> Result<PathBuf> {
+    let what = || "cannot find the places of the container's mounts".to_owned();
+    let place = Path::new("/").join(sys::fs::follow_in_root(root, target).doing(what)?);
+    if place.as_os_str().as_encoded_bytes().contains(&b']') {
+        let sentence = format!("{}: criu cannot be told of a mount at a place with this name", place.display());
+        return Err(Error::new(ErrorKind::Unsupported, sentence));
+    }
+    Ok(place)
 }
 
 fn groups(spec: &Spec, place: &Path, cgroup: &Cgroup, found: &mut Vec<External>) -> Result<()> {
@@ -161,5 +172,18 @@ mod tests {
         externals.truncate(2);
         add_nested(&mut externals, &[], "1 0 8:1 / /srv/d rw - e x rw\n2 1 8:2 / /srv/d/a\\040b rw - e x rw\n", false);
         assert_eq!(externals[2..], [nested]);
+    }
+
+    #[test]
+    fn no_link_of_the_image_forges_a_place() {
+        let dir = std::env::temp_dir().join(format!("lighter-criu-places-{}", std::process::id()));
+        std::fs::create_dir_all(dir.join("x]:host")).expect("made");
+        std::fs::create_dir_all(dir.join("plain")).expect("made");
+        std::os::unix::fs::symlink("x]:host", dir.join("data")).expect("a link");
+        let root = OwnedFd::from(std::fs::File::open(&dir).expect("opened"));
+        assert_eq!(place_of(&root, Path::new("/plain")).expect("a plain place"), Path::new("/plain"));
+        let error = place_of(&root, Path::new("/data")).expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        std::fs::remove_dir_all(&dir).expect("removed");
     }
 }
