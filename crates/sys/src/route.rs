@@ -294,7 +294,8 @@ fn read_address(body: &[u8]) -> Option<(i32, Address)> {
         }
         rest = rest.get(aligned(length)..).unwrap_or_default();
     }
-    Some((index, address))
+    // What is left is an attribute cut short.
+    rest.is_empty().then_some((index, address))
 }
 
 #[cfg(test)]

@@ -14,15 +14,17 @@ use crate::{Outcome, packages, say};
 const SUITE: &str = "trixie";
 
 /// What the tests call, what the guest's script calls, and what the systemd guest needs.
-const PACKAGES: [&str; 19] = [
+const PACKAGES: [&str; 21] = [
     "apache2-utils",
     "apparmor",
     "busybox-static",
     "dbus",
     "docker-registry",
     "e2fsprogs",
+    "gcc",
     "iproute2",
     "kmod",
+    "libc6-dev",
     "libcap2-bin",
     // A network stack that skopeo's packages ask for; debootstrap does not choose one itself.
     "netavark",

@@ -9,6 +9,7 @@ use oci::image::ContainerConfig;
 use serde::Deserialize;
 use storage::volumes::{Device, Held};
 use storage::{Volume, VolumeName};
+use sys::Context as _;
 use sys::fs::Durability;
 
 use super::{Said, SaidMount, make_dirs, random};
@@ -243,7 +244,8 @@ impl Engine {
         let marks = self.paths.run_container(id).join(MARKS);
         let mark = || -> Result<()> {
             make_dirs(&marks)?;
-            std::fs::File::create(marks.join(name.as_str()))?;
+            let mark = marks.join(name.as_str());
+            std::fs::File::create(&mark).at("open", mark.display())?;
             Ok(())
         };
         store.attach(name, &device, mark).map_err(|error| {
@@ -255,14 +257,20 @@ impl Engine {
         Ok(device.is_local())
     }
 
-    /// Takes away the devices of the volumes that a container used, where it was the last one.
+    /// Takes away the devices of the volumes that a container used, where it was the last one. Whoever reaps and whoever
+    /// removes may do it at the same time.
     pub(super) fn let_go_of_volumes(&self, id: &ContainerId) -> Result<()> {
         let marks = self.paths.run_container(id).join(MARKS);
-        for entry in std::fs::read_dir(&marks)?.flatten() {
+        let entries = match std::fs::read_dir(&marks) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.at("opendir", marks.display())?,
+        };
+        for entry in entries.flatten() {
             let name = entry.file_name();
             let Some(volume) = name.to_str().and_then(|name| name.parse::<VolumeName>().ok()) else { continue };
             self.volume_store().detach(&volume, || -> Result<bool> {
-                for other in std::fs::read_dir(self.paths.run_containers())?.flatten() {
+                let all = self.paths.run_containers();
+                for other in std::fs::read_dir(&all).at("opendir", all.display())?.flatten() {
                     let own = other.file_name() == id.as_str();
                     if !own && other.path().join(MARKS).join(&name).exists() {
                         return Ok(false);
@@ -270,7 +278,10 @@ impl Engine {
                 }
                 Ok(true)
             })?;
-            std::fs::remove_file(entry.path())?;
+            match std::fs::remove_file(entry.path()) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.at("unlink", entry.path().display())?,
+            }
         }
         Ok(())
     }
