@@ -65,12 +65,22 @@ fn a_killed_pull_is_taken_up_where_it_was() {
         let resumed = host.lighter(&["pull", &name]);
         assert!(resumed.ok().out().contains(": Resuming\n"), "{resumed}");
         let mut ranges: Vec<u64> = server.seen().iter().filter_map(|asked| Some(asked.range? as u64)).collect();
+        // One that had arrived to its last byte needs no further request.
+        let whole = blob_sizes(&host);
+        had.retain(|size| !whole.contains(size));
         had.sort_unstable();
         ranges.sort_unstable();
         assert_eq!(ranges, had, "only the rest is fetched");
         assert_eq!(partials(&host), []);
         host.lighter(&["run", "--rm", &name, "ls", "/noise"]).ok();
     }
+}
+
+/// The sizes of what the content store holds, in bytes.
+fn blob_sizes(host: &Host) -> Vec<u64> {
+    let dir = host.root().join("content/blobs/sha256");
+    let blobs = std::fs::read_dir(&dir).expect("the content store").flatten();
+    blobs.map(|blob| blob.metadata().expect("a blob").len()).collect()
 }
 
 #[test]
